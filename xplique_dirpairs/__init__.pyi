@@ -6,10 +6,10 @@ from .comparison.result import Comparison as Comparison
 from .data.shards import ActivationShards as ActivationShards
 from .explanations.model import explain_model as explain_model
 from .explanations.model_explanation import ModelExplanation as ModelExplanation
-from .explanations.prediction import PredictionComparison as PredictionComparison
-from .explanations.prediction import PredictionExplanation as PredictionExplanation
 from .explanations.prediction import compare_predictions as compare_predictions
 from .explanations.prediction import explain_prediction as explain_prediction
+from .explanations.prediction_explanation import PredictionComparison as PredictionComparison
+from .explanations.prediction_explanation import PredictionExplanation as PredictionExplanation
 from .extractors.concept_layer import ConceptLayer as ConceptLayer
 from .extractors.craft import DirectionPairsTf as DirectionPairsTf
 from .extractors.craft import FactorizerCraftTf as FactorizerCraftTf

@@ -33,15 +33,15 @@ MEASURES = ("shapley", "leave-one-out", "gradient x coefficient", "integrated gr
 class Attributions:
     """Signed contributions of I concepts to the logit of a class, for each of N images.
 
-    `attribute` returns it. The logit with all concepts off is that of the features from which all
-    concepts are removed, while the residual (what no concept explains) is kept.
+    `attribute` returns it. The *logit with all concepts off* is that of the features with the
+    coefficients of all concepts set to 0: the residual, what no concept explains, is kept.
 
     Attributes
     ----------
     values : ndarray of shape (N, I)
-        Contributions, in logits: above 0 where the concept raises the logit. For "shapley" they sum
-        to the logit of the unchanged image minus the logit with all concepts off; for "integrated
-        gradients" they do up to ``gap``.
+        Contributions, in logits: above 0 where the concept raises the logit. For "shapley" the
+        contributions in an image sum to its logit minus the logit with all concepts off; for
+        "integrated gradients" they sum to the same difference plus ``gap``.
     class_ids : ndarray of shape (N,), int
         For each image, the class whose logit is attributed.
     measure : {"shapley", "leave-one-out", "gradient x coefficient", "integrated gradients"}
@@ -90,11 +90,12 @@ def attribute(
         "shapley": mean gain of the logit when the concept is switched on, over random orders of the
         concepts; takes ``nb_permutations`` · (I − 1) + 2 passes through the second half of the
         network. "leave-one-out": drop of the logit when the concept alone is switched off; takes
-        I + 1 passes. "gradient x coefficient": Σ u_i · ∂logit/∂u_i over positions; takes one
-        gradient. "integrated gradients": the same with the mean gradient on the straight path
-        from all concepts off to the image; takes ``steps`` gradients.
+        I + 1 passes. "gradient x coefficient": the sum of u_i · ∂logit/∂u_i over positions; takes
+        one gradient. "integrated gradients": the same sum with the mean of ∂logit/∂u_i over the
+        straight path from all concepts off to the image; takes ``steps`` gradients.
     nb_permutations : int, default=16
-        Number of orders over which Shapley values are averaged; even, and at least 4.
+        Number of random orders of the concepts over which Shapley values are averaged; even, and at
+        least 4.
     steps : int, default=32
         Number of gradients along the path of integrated gradients.
     batch_size : int, default=64
@@ -105,9 +106,9 @@ def attribute(
     Returns
     -------
     attributions : Attributions
-        Contributions in logits, of shape (N, I). Changed features are clipped to the range that the
-        layer has in these images. Integrated gradients therefore miss their sum slightly: ``gap``
-        holds the difference.
+        Contributions in logits, of shape (N, I). Features with concepts switched off are clipped to
+        the range that the layer has in these images (for "gradient x coefficient" nothing is
+        clipped). The error of the sum of integrated gradients is ``gap``.
 
     Raises
     ------

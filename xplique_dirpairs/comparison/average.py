@@ -16,11 +16,12 @@ from xplique_dirpairs.metrics.fidelity import Curves
 def average(comparisons: Sequence[Comparison]) -> Comparison:
     """Return the mean of comparisons of the same extractors, fitted with several seeds.
 
-    Metrics of every image, curves and times are means over the seeds, and the table shows how much
-    they vary from seed to seed. Two metrics are added, the stability of encoding and of decoding
-    directions: concepts of two seeds are matched one to one, and the |cosine| of their directions
-    is averaged over the concepts and over all pairs of seeds. Concept i of one seed is not concept
-    i of another, so plots of single concepts show those of the first seed.
+    Metrics of every image, curves and times are means over the seeds, and the table shows the
+    standard deviation of each metric from seed to seed. Two metrics are added, the stability of
+    encoding directions and that of decoding directions, in [0, 1]: concepts of two seeds are
+    matched one to one, and the |cosine| of their directions is averaged over the concepts and over
+    all pairs of seeds. Concept i of one seed is not concept i of another, so plots of single
+    concepts show the concepts of the first seed.
 
     Parameters
     ----------
@@ -31,7 +32,7 @@ def average(comparisons: Sequence[Comparison]) -> Comparison:
     Returns
     -------
     comparison : Comparison
-        Its results hold those of the single seeds as ``seeds``.
+        The means; ``comparison.results[name].seeds`` holds the results of the single seeds.
 
     Raises
     ------

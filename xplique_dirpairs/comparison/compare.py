@@ -68,9 +68,10 @@ def compare(
 ) -> Comparison:
     """Measure several concept extractors on the same images at the same layer of a network.
 
-    Measured are the class probability as concepts are switched off or on one after the other
-    (deletion, insertion), what remains with all of them off, how well they reconstruct features and
-    predictions, and properties of their directions. ``print(comparison)`` shows a table for each.
+    Four things are measured: the class probability as concepts are switched off or on one after the
+    other (deletion, insertion); the predictions that remain with all concepts off; how well the
+    concepts reconstruct features and predictions; and properties of their directions and
+    coefficients. ``print(comparison)`` shows a table for each.
 
     Parameters
     ----------
@@ -83,25 +84,28 @@ def compare(
     labels : array-like of shape (N,) or (N, K), optional
         True classes, as indices or as one-hot rows of K classes. The score of the true class is
         measured in each image, and the metric "completeness" (accuracy that the reconstruction
-        keeps) is added. For a network with independent sigmoid outputs, rows may hold several 1s,
-        and the score of the likeliest of these classes is measured; completeness then needs rows.
-        None: the score of the predicted class is measured, without completeness.
+        keeps) is added. For a network with independent sigmoid outputs, rows may hold several 1s:
+        the score of the likeliest of these classes is measured, and completeness is measured only
+        if labels are rows. None: the score of the predicted class is measured, without
+        completeness.
     split : SplitModel or (keras.Model, keras.Model), optional
-        The network's halves, from `split_model`. None: those of the first extractor that has them.
+        The two halves of the network, from `split_model`. None: the halves that the first extractor
+        with any was built on.
     fit_images : array-like of shape (M, height, width, channels), optional
         Images on which the controls and the extractors that are not fitted are fitted. None: the
         images on which the CRAFT extractors were fitted, if these are the same for all of them;
         otherwise ``controls`` must be False. Extractors that are not fitted need ``fit_images``.
     controls : bool, default=True
-        Whether to measure two baselines as well: `RandomFactorizer` and `NoLearningFactorizer`,
-        with the number of concepts that most extractors have.
+        Whether to measure two baselines as well: `RandomFactorizer` (random directions) and
+        `NoLearningFactorizer` (direction pairs from a clustering, without training), with the
+        number of concepts that most extractors have.
     importance_images : int, default=20
         Number of images, evenly spaced among ``images``, over which the concepts' total Sobol
         indices (as in CRAFT: shares of the variance of the class's logit) are averaged.
     nb_design : int, default=16
-        Size n ≥ 2 of the design of random masks for Sobol indices. For an extractor with I
-        concepts, n · (I + 2) passes through the second half of the network are needed for each of
-        those images.
+        Number n ≥ 2 of random masks of the concepts in each block of the Sobol design. For an
+        extractor with I concepts, Sobol indices need n · (I + 2) passes through the second half of
+        the network for each of the ``importance_images``.
     batch_size : int, default=64
         Number of images in a batch.
     random_state : int, default=0
@@ -112,8 +116,9 @@ def compare(
     Returns
     -------
     comparison : Comparison
-        Tables and figures. An extractor that fails has no result; ``comparison.errors`` holds the
-        reason. After Ctrl-C, the comparison holds the results so far.
+        Measurements, with methods for tables and figures. An extractor that fails has no result;
+        ``comparison.errors`` holds the reason. After Ctrl-C, the comparison holds the results of
+        the extractors that were measured before.
 
     Raises
     ------
@@ -127,10 +132,10 @@ def compare(
     Notes
     -----
     The residual x − decode(encode(x)) of features x is kept when concepts are switched off, so that
-    every extractor starts from the network's own output, and changed features are clipped to the
-    range that the layer has in all of these images. Reconstructions are decode(encode(x)) plus the
-    mean of the residual over ``fit_images``, so that every extractor has a constant part, whether
-    its decoder has one or not.
+    every extractor starts from the network's own output. Changed features are clipped to the range
+    that the layer has in ``images`` and ``fit_images``. Reconstructions are decode(encode(x)) plus
+    the mean of the residual over ``fit_images`` (over ``images`` if there are none), so that every
+    extractor has a constant term, whether its decoder has one or not.
     """
     compared = check_extractors(extractors)
     check_integer("importance_images", importance_images)

@@ -48,21 +48,23 @@ class ExtractorResult:
     name : str
         Name of the extractor in the comparison.
     encoding : ndarray of shape (I, D)
-        Encoding directions: how the features change along each concept.
+        Encoding directions: the directions along which the features change with each concept.
     decoding : ndarray of shape (I, D) or None
-        Linear filters that read the concepts; None if the extractor has none.
+        Decoding directions: linear filters that read the concepts from the features; None if the
+        extractor has no such filters.
     shown : ndarray of shape (N, *spatial, I)
-        Coefficients of the images as figures show them.
+        Coefficients of the images as figures show them: 0 where direction pairs are not detected.
     values : dict of str to ndarray of shape (N,), (N, 2) or ()
-        Values by key of `METRICS`: a row for every image, or a single figure.
+        Values by key of `metrics.registry.METRICS`: a row for every image, or a single figure.
     fidelity : Fidelity
         The curves and contributions of every image, and the same ``values``.
     importances : SobolIndices
         Sobol indices of the class score, arrays of shape (I,), averaged over some of the images.
     seconds : dict of str to float
-        Duration of the steps "fit" (if it was fitted for the comparison), "read" and "measure".
+        Duration of the steps "fit" (only if the comparison fitted the extractor), "read" (the
+        coefficients of the images) and "measure".
     remarks : tuple of str, default=()
-        Problems of the fit.
+        Problems of the extractor's fit in words, such as that it did not converge.
     seeds : tuple of ExtractorResult, default=()
         In an `average`, the results of its seeds. Directions, shown coefficients, contributions and
         importances are then those of the first seed.
@@ -92,23 +94,46 @@ class ExtractorResult:
         return self.seeds or (self,)
 
     def figure(self, key: str) -> Summary:
-        """Return the figure of a metric with its interval; NaN if it was not measured."""
+        """Return the figure of a metric with its interval; NaN if it was not measured.
+
+        Parameters
+        ----------
+        key : str
+            Key of `metrics.registry.METRICS`.
+
+        Returns
+        -------
+        figure : Summary
+            The tuple (value, low, high, number of images where the metric is undefined).
+        """
         return self.summaries.get(key, _UNDEFINED)
 
     def seed_spread(self, key: str) -> float:
-        """Return the standard deviation of a figure over the seeds; NaN with fewer than two."""
+        """Return the standard deviation of a figure over the seeds; NaN with fewer than two.
+
+        Parameters
+        ----------
+        key : str
+            Key of `metrics.registry.METRICS`.
+
+        Returns
+        -------
+        spread : float
+        """
         figures = [seed.summaries[key].value for seed in self.seeds if key in seed.summaries]
         return float(np.std(figures, ddof=1)) if len(figures) > 1 else float("nan")
 
     def deletion_at(self, changes: Iterable[float]) -> Array:
-        """Return the mean class probability where deletion has changed the features this much.
+        """Return the mean class probability where deletion has changed the features by amounts.
 
-        It is defined like P@, and is a mean over the images, and over the seeds of an average.
+        Concepts are switched off one after the other until the features have changed by the amount:
+        see `metrics.fidelity.probabilities_at`. The mean is over the images and, in an `average`,
+        over the seeds.
 
         Parameters
         ----------
         changes : iterable of float
-            Changes of the features, as n fractions of their norm.
+            The n amounts, as fractions of the norm of the features.
 
         Returns
         -------
@@ -121,7 +146,20 @@ class ExtractorResult:
     # ------------------------------------------------------------ files
 
     def to_archive(self, prefix: str, arrays: dict[str, Array]) -> dict[str, Any]:
-        """Add the arrays to ``arrays`` under names with a prefix, and return the rest for JSON."""
+        """Add the arrays to ``arrays`` under names with a prefix, and return the rest for JSON.
+
+        Parameters
+        ----------
+        prefix : str
+            Beginning of the names of this result's arrays.
+        arrays : dict of str to ndarray
+            Arrays of a file by name, to which those of this result are added.
+
+        Returns
+        -------
+        header : dict
+            Names, times and remarks, which can be written as JSON.
+        """
         fidelity = self.fidelity
         parts = {
             "shown": self.shown,
@@ -153,7 +191,21 @@ class ExtractorResult:
     def from_archive(
         cls, header: dict[str, Any], prefix: str, arrays: Mapping[str, Array]
     ) -> ExtractorResult:
-        """Return the result whose parts `to_archive` returned and added to ``arrays``."""
+        """Return the result whose parts `to_archive` returned and added to ``arrays``.
+
+        Parameters
+        ----------
+        header : dict
+            What `to_archive` returned.
+        prefix : str
+            Beginning of the names of the result's arrays.
+        arrays : dict of str to ndarray
+            Arrays of a file by name.
+
+        Returns
+        -------
+        result : ExtractorResult
+        """
 
         def curves(name: str) -> Curves:
             return Curves(arrays[f"{prefix}.{name}"], arrays[f"{prefix}.{name}_changed"])

@@ -55,7 +55,7 @@ class Settings:
     importance_images : int
         Number of images over which Sobol indices are averaged.
     nb_design : int
-        Size of the Sobol design.
+        Number of random masks in each block of the Sobol design: see `compare`.
     random_state : int or list of int
         Seed of the comparison; for an average, the seeds of all its comparisons.
     """
@@ -69,7 +69,20 @@ class Settings:
     random_state: Any
 
     def differences(self, other: Settings) -> list[str]:
-        """Return a text for each setting that differs, with both values if they are short."""
+        """Return a text for each setting that differs, with both values if they are short.
+
+        Logits and limits count as equal if they differ by at most 0.1 % of the largest of them.
+
+        Parameters
+        ----------
+        other : Settings
+            Settings of another comparison.
+
+        Returns
+        -------
+        differences : list of str
+            Empty if all settings are equal.
+        """
         differences = []
         if not _are_close(self.logits, other.logits):
             differences.append("logits of the intact network (the networks differ)")
@@ -84,12 +97,30 @@ class Settings:
         return differences
 
     def to_json(self) -> dict[str, Any]:
-        """Return all settings but the logits, in a form that can be written as JSON."""
+        """Return all settings but the logits, in a form that can be written as JSON.
+
+        Returns
+        -------
+        values : dict
+            The settings by name.
+        """
         return {name: value for name, value in vars(self).items() if name != "logits"}
 
     @classmethod
     def from_json(cls, values: dict[str, Any], logits: Array) -> Settings:
-        """Return the settings from what `to_json` returned, and the logits."""
+        """Return the settings from what `to_json` returned, and the logits.
+
+        Parameters
+        ----------
+        values : dict
+            What `to_json` returned.
+        logits : ndarray of shape (N, K)
+            The network's logits for the unchanged images.
+
+        Returns
+        -------
+        settings : Settings
+        """
         arrays = {"shape": tuple(values["shape"]), "limits": tuple(values["limits"])}
         return cls(**values | arrays, logits=logits)
 

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import re
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
-import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
 
@@ -20,22 +17,23 @@ from xplique_dirpairs.comparison.extractor_result import (
     ExtractorResult,
     comparison_table,
     table_notes,
-    upright_maps,
+)
+from xplique_dirpairs.comparison.figures import (
+    aligned_concepts,
+    aligned_stems,
+    contributing_concepts,
+    write_figures,
 )
 from xplique_dirpairs.comparison.inputs import Settings
 from xplique_dirpairs.core.archives import ArchiveFormat
 from xplique_dirpairs.core.tables import Table
 from xplique_dirpairs.core.types import Array
 from xplique_dirpairs.core.validation import check_choice, check_integer
-from xplique_dirpairs.data.images import best_crops_of_images
 from xplique_dirpairs.metrics.registry import KINDS, METRICS, Metric
 from xplique_dirpairs.plots.comparison import (
-    AlignedConcept,
-    ConceptMap,
     ExtractorBars,
     ExtractorCurves,
     ExtractorStyle,
-    counterparts,
     extractor_styles,
     plot_aligned_concepts,
     plot_extractor_importances,
@@ -60,15 +58,15 @@ class Comparison:
     Attributes
     ----------
     results : dict of str to ExtractorResult
-        Results by name of the extractor, in the order given, with the controls "random directions"
-        and "no learning" last. ``results[name].values`` holds the metrics, for each image or as a
-        single figure.
+        Results by name of the extractor, in the order given to `compare`, with its two baselines,
+        the controls "random directions" and "no learning", last. ``results[name].values`` holds the
+        metrics, as a value for each image or as a single figure.
     errors : dict of str to str
         By name of each extractor that failed and has no result: the error message.
     images : ndarray of shape (N, height, width, channels)
         Images on which the extractors were measured.
     class_ids : ndarray of shape (N,), int
-        For each image, the class whose score was measured.
+        For each image, the class whose score (probability or logit) was measured.
     interrupted : bool, default=False
         Whether Ctrl-C ended the comparison, so that later extractors are missing.
     settings : Settings, optional
@@ -94,8 +92,9 @@ class Comparison:
         Parameters
         ----------
         kind : str, optional
-            "curves": deletion, insertion and μ-fidelity. "all off": what remains with all concepts
-            switched off. "reconstruction": features and predictions without the residual.
+            Which metrics to show. "curves": deletion, insertion and μ-fidelity. "all off": the
+            predictions that remain with all concepts switched off. "reconstruction": how well
+            features and predictions are rebuilt from the concepts, without the residual.
             "dictionary": properties of directions and coefficients. None: all metrics.
             ("interpretability" is allowed, but `compare` measures none of its metrics.)
 
@@ -166,7 +165,8 @@ class Comparison:
         Parameters
         ----------
         metrics : sequence of str, default=("deletion", "insertion", "p_at_0.2", "mu_fidelity", …)
-            Keys of `metrics.registry.METRICS` to draw as bars; those not measured are left out.
+            Keys of `metrics.registry.METRICS` to draw as bars, by default also "agreement" and
+            "activation_r2"; metrics that were not measured are left out.
 
         Returns
         -------
@@ -202,12 +202,13 @@ class Comparison:
         """Draw the largest total Sobol indices of every extractor, with standard errors.
 
         The total index is the share of the variance of the class's logit, under random masks of the
-        concepts, in which a concept is involved; mean over some of the images.
+        concepts, in which a concept is involved. It is averaged over the ``importance_images`` of
+        `compare`.
 
         Parameters
         ----------
         n : int, default=10
-            Number of concepts of each extractor.
+            Number of concepts of each extractor: those with the largest indices.
 
         Returns
         -------
@@ -230,8 +231,8 @@ class Comparison:
         """Draw one image with the concepts of every extractor that contribute most to its class.
 
         The contribution of a concept is the drop of the class's logit when the concept alone is
-        switched off; it is shown above each map beside the number of the concept. Maps whose
-        coefficients are mostly negative change sign.
+        switched off; it is shown above each map beside the number of the concept. A map whose
+        coefficients are mostly negative is shown with the opposite sign.
 
         Parameters
         ----------
@@ -250,16 +251,16 @@ class Comparison:
             If there is no such image, ``n`` is not an integer of at least 1, or no extractor has a
             result.
         """
-        styles, rows = self._styles, {}
+        styles = self._styles
         check_integer("n", n)
         check_integer("image", image, minimum=0)
         if image >= len(self.images):
             raise ValueError(f"image must be an index below {len(self.images)}, not {image}")
-        for name, result in self.results.items():
-            maps = upright_maps(result.shown[image : image + 1], self.images.shape[1:])[0]
-            contributions = result.fidelity.contributions[image]
-            chosen = np.argsort(-contributions, kind="stable")[:n]
-            rows[name] = [ConceptMap(int(i), contributions[i], maps[..., i]) for i in chosen]
+        shape = self.images.shape[1:]
+        rows = {
+            name: contributing_concepts(result, image, shape, n)
+            for name, result in self.results.items()
+        }
         title = (
             f"Image {image}: concepts by contribution to the logit of class {self.class_ids[image]}"
         )
@@ -270,8 +271,8 @@ class Comparison:
         """Draw matching concepts of two extractors side by side.
 
         Concepts are matched one to one such that the sum of the correlations of their maps, over
-        all positions of all images, is largest (Hungarian method). Maps whose coefficients are
-        mostly negative change sign.
+        all positions of all images, is largest (Hungarian method). A map whose coefficients are
+        mostly negative counts with the opposite sign.
 
         Parameters
         ----------
@@ -300,20 +301,7 @@ class Comparison:
                 raise KeyError(f"there is no result of {name!r}: choose from {list(self.results)}")
         check_integer("n", n)
         check_integer("nb_crops", nb_crops)
-        shape = self.images.shape[1:]
-        ours, theirs = (upright_maps(self.results[name].shown, shape) for name in (a, b))
-        # `counterparts` finds the partners of the extractor with fewer concepts.
-        swapped = ours.shape[-1] > theirs.shape[-1]
-        partners, correlations = counterparts(*((theirs, ours) if swapped else (ours, theirs)))
-        order = np.argsort(-correlations, kind="stable")[:n]
-        first, second = (partners[order], order) if swapped else (order, partners[order])
-        images, limits = self.images, pixel_limits(self.images)
-        pictures = [
-            [as_picture(crops, limits) for crops in best_crops_of_images(images, maps, nb_crops)]
-            for maps in (ours[..., first], theirs[..., second])
-        ]
-        matches = zip(first, second, correlations[order], *pictures, strict=True)
-        aligned = [AlignedConcept(*match) for match in matches]
+        aligned = aligned_concepts(self.images, self.results[a], self.results[b], n, nb_crops)
         return plot_aligned_concepts(a, b, aligned, nb_crops, self._styles)
 
     # ------------------------------------------------------------ with other comparisons
@@ -360,8 +348,9 @@ class Comparison:
         Parameters
         ----------
         other : Comparison
+            The other comparison.
         seeds_may_differ : bool, default=False
-            Whether the settings may have different ``random_state``.
+            Whether the comparisons may have been made with different ``random_state``.
 
         Raises
         ------
@@ -481,21 +470,6 @@ class Comparison:
             "maps": partial(self.plot_maps, 0),
         }
         first, *others = [name for name in self.results if name not in CONTROLS] or [RANDOM]
-        stems: Counter[str] = Counter()
-        for other in others:
-            stem = f"aligned_{_file_name(first)}_{_file_name(other)}"
-            stems[stem] += 1
-            name = stem if stems[stem] == 1 else f"{stem}_{stems[stem]}"
-            draw[name] = partial(self.plot_aligned, first, other)
-        for stem, plot in draw.items():
-            figure = plot()
-            for ending in ("png", "svg"):
-                paths.append(folder / f"{stem}.{ending}")
-                figure.savefig(paths[-1], dpi=150, bbox_inches="tight")
-            plt.close(figure)
-        return paths
-
-
-def _file_name(name: str) -> str:
-    """Return a text that can be part of a file name on any system."""
-    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:40] or "extractor"
+        for other, stem in zip(others, aligned_stems(first, others), strict=True):
+            draw[stem] = partial(self.plot_aligned, first, other)
+        return paths + write_figures(draw, folder)

@@ -75,9 +75,9 @@ class Confusion:
     Attributes
     ----------
     source : int
-        Number of class a.
+        Index of class a.
     target : int
-        Number of class b.
+        Index of class b.
     names : tuple of (str, str)
         Names of a and b.
     images : int
@@ -86,21 +86,22 @@ class Confusion:
         Number of images of class a that the network predicts as b.
     contributions : ndarray of shape (I,)
         Contribution of each of I concepts to logit_b − logit_a, mean over the images of a: a
-        concept above 0 pushes towards b. Together with the residual they sum to the difference, up
-        to rounding if the head is linear.
+        concept with a value above 0 pushes the images towards b. The contributions and ``residual``
+        sum to ``difference``: exactly, up to rounding, if the head (the network after the layer) is
+        linear, otherwise approximately.
     residual : float
         Mean of logit_b − logit_a with the coefficients of all concepts set to 0.
     difference : float
         Mean of logit_b − logit_a in the images as they are.
     changes : ndarray of shape (I,)
         Mean change of log p_b − log p_a, in nats, by a step along each concept's encoding
-        direction, of the length that the influence was measured with.
+        direction. Its length is `ModelExplanation.amount`.
     confused_contributions : ndarray of shape (I,)
-        Like ``contributions``, over the confused images only; NaN if there are none.
+        Like ``contributions``, but means over the ``confused`` images only; NaN if there are none.
     confused_residual : float
-        Like ``residual``, over the confused images only.
+        Like ``residual``, over the ``confused`` images only; NaN if there are none.
     confused_difference : float
-        Like ``difference``, over the confused images only.
+        Like ``difference``, over the ``confused`` images only; NaN if there are none.
     """
 
     source: int

@@ -46,11 +46,13 @@ def explain_model(
 
     For each class and concept three things are measured:
 
-    - the *influence* of the concept's encoding direction: by how much a step along it changes the
-      class's logit less the mean logit, and whether this is more than chance (see `influence`);
-    - the *contribution* of the concept: the part of the class's logit that its coefficients make up
-      (that of `explain_prediction`, summed over positions), mean over the images of the class;
-    - how often the concept is *detected*, in the images of the class and in those of all others.
+    - the *influence* of the concept's encoding direction, along which the features change with the
+      concept: by how much a step along it changes the class's centred logit (its logit minus the
+      mean logit of all classes), and whether the change is larger than chance (see `influence`);
+    - the *contribution* of the concept: its part of the difference between the class's logit and
+      the logit with the coefficients of all concepts set to 0 (see `explain_prediction`), summed
+      over positions and averaged over the images of the class;
+    - how often the concept is *detected*, in the images of the class and in those of other classes.
 
     Below, the *head* is the part of the network from the layer of the concepts to the classes.
 
@@ -66,29 +68,30 @@ def explain_model(
         Class of each image, as an index or a one-hot row over K classes. None: the class that the
         network predicts.
     classes : sequence of int, optional
-        Indices of the classes to explain. None: all classes that have images. The images of the
-        classes that are not explained still count among those "of all others".
+        Indices of the classes to explain. None: all classes that have images. Images of a class
+        that is not explained still count as images of other classes, in `presence_outside`.
     confusions : sequence of (int, int), optional
         Pairs (a, b) of classes: for each pair, measure what pushes the images of class a towards
         class b. None: each class a is paired with the class that its images are most often
         mistaken for or, if there is none, with the other class that has the largest mean logit.
     settings : InfluenceSettings, default=InfluenceSettings()
-        How influence is measured. With ``settings.images="all"`` it is measured in the images of
-        all explained classes.
+        How influence is measured; by default with steps of length 5, in units of the features,
+        against uniform random directions, at the 5 % level. With ``settings.images="all"`` it is
+        measured in the images of all explained classes.
     nb_crops : int, default=5
-        Number of image crops that show each concept.
+        Number of crops that show each concept, from the images in which it is strongest.
     patch_size : int, optional
         Side of the square crops in pixels. None: 0.3 of the images' shorter side.
     path_images : int, default=8
-        If the head is not an average over positions followed by a linear map, contributions are
-        means over at most this number of evenly spaced images of each class, because each image
-        needs gradients along a path. If it does not even begin with such an average, influence is
-        measured in this number of images of each class, or in twice ``settings.min_images`` if that
-        is more.
+        Ignored if the head is an average over positions followed by a linear map. For any other
+        head, contributions are means over at most this number of evenly spaced images of each
+        class, because each image needs gradients along a path. If the head does not even begin with
+        an average over positions, influence is measured in this number of images of each class, or
+        in twice ``settings.min_images`` if that is more.
     batch_size : int, default=64
         Number of images that pass through the network at a time.
     random_state : int or None, default=0
-        Seed of the noise directions that influence is tested against.
+        Seed of the noise directions that influence is tested against. None draws a seed.
     verbose : int, default=1
         Progress bars are shown unless this is 0.
 
@@ -112,9 +115,9 @@ def explain_model(
     Notes
     -----
     The images pass through the network once. Memory is needed for a few numbers for each image and
-    concept, for features averaged over positions, and for at most 512 MB of activations. If all
-    activations need more than that, those images that contributions are computed on pass through
-    the network a second time.
+    concept, for features averaged over positions, and for at most 512 MB of activations. If the
+    activations of all images are larger than that, the images on which contributions are computed
+    pass through the network a second time.
     """
     check_integer("nb_crops", nb_crops)
     check_integer("path_images", path_images)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -12,8 +10,9 @@ from matplotlib.figure import Figure
 
 from xplique_dirpairs.core.tables import Cell, Table
 from xplique_dirpairs.core.types import Array
-from xplique_dirpairs.core.validation import check_choice, check_integer
-from xplique_dirpairs.explanations.contributions import Confusion, parts_of_score, strongest
+from xplique_dirpairs.core.validation import check_integer
+from xplique_dirpairs.explanations.contributions import parts_of_score, strongest
+from xplique_dirpairs.explanations.model_measurements import ModelMeasurements
 from xplique_dirpairs.plots.model_explanation import (
     ConceptRow,
     PushRow,
@@ -24,7 +23,7 @@ from xplique_dirpairs.plots.model_explanation import (
     plot_shared_concepts,
 )
 from xplique_dirpairs.plots.palette import GREY, Color, concept_colors
-from xplique_dirpairs.sensitivity.influence_result import Influence, described_test
+from xplique_dirpairs.sensitivity.influence_result import described_test
 
 #: Text that follows a p-value in tables, by grade of significance.
 _MARKS = {
@@ -39,7 +38,7 @@ _VISIBLE_GAP = 1e-3
 
 
 @dataclass(frozen=True, eq=False)
-class ModelExplanation:
+class ModelExplanation(ModelMeasurements):
     """Which of I concepts drive C explained classes of a model: the result of `explain_model`.
 
     Attributes
@@ -53,62 +52,48 @@ class ModelExplanation:
     images : ndarray of shape (C,), int
         Number of images of each class.
     accuracy : ndarray of shape (C,)
-        Share of the images of each class that the network predicts right.
+        Share of the images of each class that the network predicts as this class.
     influence : Influence
-        Influence of the encoding direction of each concept, in arrays of shape (I, C): ``effects``,
-        what it adds to the class's logit (less the mean logit) in its images; ``unit_effects``, the
-        same per unit of length; ``p_values``; ``scores``, the paper's sensitivity score SC; and
-        ``changes``, the mean change of the log-probability, in nats, by a step along it.
+        Influence of the encoding direction of each concept, along which the features change with
+        the concept, in arrays of shape (I, C). The centred logit of a class is its logit minus the
+        mean logit of all classes. ``effects``: what the direction adds to the centred logit in the
+        images of the class, in logits; ``unit_effects``: change of the centred logit by a step
+        along the direction, per unit of its length; ``p_values``; ``scores``: sensitivity score SC
+        in [−1, 1] of Doumanoglou et al. (arXiv 2509.23926); ``changes``: mean change of the
+        log-probability, in nats, by a step of length ``amount``.
     contributions : ndarray of shape (C, I)
-        Contribution of each concept to the logit of each class, mean over the class's images.
+        Contribution of each concept to the logit of each class, in logits, mean over the class's
+        images.
     residuals : ndarray of shape (C,)
         Mean logit of each class in its images with the coefficients of all concepts set to 0.
     logits : ndarray of shape (C,)
         Mean logit of each class in its images. It is the sum of the contributions and the residual,
-        up to `gaps`. If the head is not linear, all three are means over the same few images.
+        up to `gaps`. If the head (the network after the layer) is not an average over positions
+        followed by a linear map, contributions, residuals and logits are means over the same few
+        images of the class: see ``path_images`` of `explain_model`.
     presence : ndarray of shape (C, I)
-        Share of the images of the class in which the concept is detected at any position.
+        Share of the images of the class in which the concept is detected at one position or more:
+        where the detection of its direction pair is above 0.5 or, for concepts of other methods,
+        where its coefficient is above 0.
     presence_outside : ndarray of shape (C, I)
-        The same for the images of all other classes; NaN if there are none.
+        The same share of the images of all other classes; NaN if there are no such images.
     occupancy : ndarray of shape (C, I)
         Share of the positions in the images of the class at which the concept is detected.
     occupancy_outside : ndarray of shape (C, I)
-        The same for the images of all other classes; NaN if there are none.
+        The same share in the images of all other classes; NaN if there are no such images.
     confusions : tuple of Confusion
-        What pushes the images of a class towards another class: one for each pair of classes, which
-        the method `confusion` returns by their names.
+        What pushes the images of a class towards another class: one object for each measured pair
+        of classes. The method `confusion` returns that of two given classes.
     crops : tuple of I ndarray of shape (k, patch, patch, 3), uint8
-        The k square crops in which each concept is strongest, of side ``patch`` pixels.
+        For each concept, the k square crops in which it is strongest, of side ``patch`` pixels.
     class_crops : dict of (int, int) to ndarray of shape (k, patch, patch, 3), uint8
-        Such crops from the class's own images, by (index of class, index of concept), for the up to
-        8 strongest concepts for and against each class.
+        Crops of the same kind from the class's own images only, by (index of class, index of
+        concept). There are such crops of the concepts that are among the 8 strongest for, or
+        against, the class by contribution, by influence, or by their push towards another class.
     amount : float
         Length of the step along the encoding direction that influence was measured with, in units
         of the features.
     """
-
-    class_ids: Array
-    class_names: tuple[str, ...]
-    concept_names: tuple[str, ...]
-    images: Array
-    accuracy: Array
-    influence: Influence
-    contributions: Array
-    residuals: Array
-    logits: Array
-    presence: Array
-    presence_outside: Array
-    occupancy: Array
-    occupancy_outside: Array
-    confusions: tuple[Confusion, ...]
-    crops: tuple[Array, ...]
-    class_crops: Mapping[tuple[int, int], Array]
-    amount: float
-
-    def __post_init__(self) -> None:
-        for value in vars(self).values():
-            if isinstance(value, np.ndarray):
-                value.setflags(write=False)
 
     def __repr__(self) -> str:
         return (
@@ -117,141 +102,9 @@ class ModelExplanation:
         )
 
     @property
-    def gaps(self) -> Array:
-        """logits − residuals − Σ contributions of the C classes, (C,), in logits.
-
-        0 up to rounding if the head (the network after the layer) is linear; otherwise the mean
-        error of the integrated gradients that contributions are computed with.
-        """
-        return np.asarray(self.logits - self.residuals - self.contributions.sum(axis=1))
-
-    @cached_property
-    def significance(self) -> Array:
-        """Grade of significance of the influence of I concepts on C classes, (I, C), int.
-
-        2: significant after the correction by Benjamini–Hochberg for all tests, those of the
-        network's other classes included; 1: only before it (p ≤ ``influence.level``); 0: not
-        significant; −1: not tested, or with too few noise vectors for anything to be significant.
-        """
-        names = "none", "benjamini-hochberg"
-        uncorrected, corrected = (self.influence.significant(name) for name in names)
-        counts = self.influence.tested & self.influence.reachable()
-        return np.where(counts, np.where(corrected, 2, uncorrected), -1)
-
-    @property
     def colors(self) -> list[Color]:
-        """Color of each of the I concepts, the same as in explanations of predictions."""
+        """Colors of I concepts, (red, green, blue) in [0, 1]; each depends on its index only."""
         return concept_colors(len(self.concept_names))
-
-    def ranked(
-        self, class_id: int | str, count: int = 6, by: str = "contribution"
-    ) -> tuple[Array, Array]:
-        """Return the concepts that speak for a class, and those against it, strongest first.
-
-        Parameters
-        ----------
-        class_id : int or str
-            Index or name of the class.
-        count : int, default=6
-            Upper limit on the number of concepts for it, and on those against it.
-        by : {"contribution", "influence"}, default="contribution"
-            "contribution" ranks concepts by what they add to the class's logit in its images,
-            "influence" by `Influence.effects`: the same for their encoding directions.
-
-        Returns
-        -------
-        supporting : ndarray of int
-            Indices of the concepts for the class.
-        opposing : ndarray of int
-            Indices of the concepts against it.
-
-        Raises
-        ------
-        ValueError
-            If the class was not explained, ``by`` is unknown, or ``count`` is not a positive
-            integer.
-        """
-        c = self._row(class_id)
-        check_choice("by", by, ("contribution", "influence"))
-        values = self.contributions[c] if by == "contribution" else self.influence.effects[:, c]
-        return strongest(values, count)
-
-    def shared(self, at_least: float = 0.05) -> Array:
-        """Return which of I concepts matter to which of C classes.
-
-        Parameters
-        ----------
-        at_least : float, default=0.05
-            A concept matters to a class if its contribution, without sign, is at least this share
-            of the sum of all concepts' contributions to the class, without signs.
-
-        Returns
-        -------
-        sides : ndarray of shape (C, I), int
-            1 where the concept speaks for the class, −1 where it speaks against it, 0 where it does
-            not matter. Concepts with several entries other than 0 are shared by classes.
-
-        Raises
-        ------
-        ValueError
-            If ``at_least`` is not above 0 and at most 1.
-        """
-        if not 0 < at_least <= 1:
-            raise ValueError(f"at_least must be a share above 0 and at most 1, not {at_least!r}")
-        size = np.abs(self.contributions)
-        matters = (size >= at_least * size.sum(axis=1, keepdims=True)) & (size > 0)
-        return np.where(matters, np.sign(self.contributions), 0).astype(int)
-
-    def confusion(self, source: int | str, target: int | str) -> Confusion:
-        """Return what pushes the images of one class towards another.
-
-        Parameters
-        ----------
-        source : int or str
-            Index or name of the class of the images.
-        target : int or str
-            Index or name of the class that they are pushed towards.
-
-        Returns
-        -------
-        confusion : Confusion
-            Its attributes ``contributions``, ``residual`` and ``difference`` divide the mean of
-            logit(target) − logit(source) over all images of the class; ``confused_contributions``,
-            … over those predicted as the target.
-
-        Raises
-        ------
-        ValueError
-            If this pair of classes was not measured.
-        """
-        for confusion in self.confusions:
-            a, b = confusion.names
-            if source in (confusion.source, a) and target in (confusion.target, b):
-                return confusion
-        measured = [confusion.names for confusion in self.confusions]
-        raise ValueError(
-            f"the confusion ({source!r}, {target!r}) was not measured, only {measured}: call "
-            "explain_model with confusions=[(a, b), …]"
-        )
-
-    def crops_of(self, concept: int, class_id: int | None = None) -> Array:
-        """Return the crops in which a concept is strongest.
-
-        Parameters
-        ----------
-        concept : int
-            Index of the concept.
-        class_id : int, optional
-            Index of a class. Crops are from its images if ``class_crops`` has any of the concept,
-            otherwise from all images. None: from all images.
-
-        Returns
-        -------
-        crops : ndarray of shape (k, patch, patch, 3), uint8
-            RGB crops of side ``patch`` pixels, best first; k may be 0.
-        """
-        own = None if class_id is None else self.class_crops.get((class_id, concept))
-        return self.crops[concept] if own is None or not len(own) else own
 
     # ------------------------------------------------------------ tables
 
@@ -266,8 +119,9 @@ class ModelExplanation:
         Returns
         -------
         table : Table
-            For each class: number of images, accuracy, mean logit, its two parts (residual and sum
-            of the contributions), and the strongest concepts for and against the class.
+            A row for each class: number of images, accuracy, mean logit, the two terms that sum to
+            it (the residual, and the sum of the contributions), and the concepts with the largest
+            contributions for and against the class.
 
         Raises
         ------
@@ -308,9 +162,11 @@ class ModelExplanation:
         Returns
         -------
         table : Table
-            For each concept: effect and unit effect with p-value, contribution, mean change of the
-            log-probability and sensitivity score SC (attributes of ``influence``), and how often it
-            is detected, in the class and outside.
+            A row for each concept: effect and unit effect of its encoding direction on the class,
+            in logits, with their p-value; contribution, in logits; mean change of the
+            log-probability, in nats; sensitivity score SC; and the shares of the images and of the
+            positions where it is detected, in the class and in all other classes. Effects, p, mean
+            change and SC are explained in `Influence`.
 
         Raises
         ------
@@ -378,7 +234,7 @@ class ModelExplanation:
         return Table(["concept", "classes", *_SIDES], rows, [note])
 
     def confusion_table(self, source: int | str, target: int | str, count: int = 6) -> Table:
-        """Return a table of the concepts that push a class towards another, or hold it back.
+        """Return a table of the concepts that push images towards another class, or hold them back.
 
         Parameters
         ----------
@@ -392,9 +248,10 @@ class ModelExplanation:
         Returns
         -------
         table : Table
-            For each concept: its contribution to logit(target) − logit(source), mean over the
-            images of the class and over those predicted as the target, and the change of the log
-            odds by a step along its encoding direction.
+            A row for each concept: its contribution to logit(target) − logit(source), mean over all
+            images of the source class, and mean over those of them that are predicted as the
+            target; and the mean change of log p(target) − log p(source), in nats, by a step of
+            length ``amount`` along its encoding direction.
 
         Raises
         ------
@@ -427,12 +284,14 @@ class ModelExplanation:
     # ------------------------------------------------------------ figures
 
     def plot(self, significant_only: bool = True, title: str = "Concept influence") -> Figure:
-        """Draw the effect of each concept (column) on each class (row): `Influence.effects`.
+        """Draw the effect of each concept (column) on each class (row), `Influence.effects`.
 
         Parameters
         ----------
         significant_only : bool, default=True
-            True: effects that are not significant are left out. False: they are drawn pale.
+            True: only effects with p ≤ ``influence.level`` are drawn, as discs if they are
+            significant after the correction for many tests, and as rings otherwise. False: all
+            other effects are drawn as well, as pale discs.
         title : str, default="Concept influence"
             Title of the figure.
 
@@ -448,7 +307,9 @@ class ModelExplanation:
     def plot_class(
         self, class_id: int | str, count: int = 5, by: str = "contribution", nb_crops: int = 5
     ) -> Figure:
-        """Draw the concepts for and against a class: crops, contributions, effects, presence.
+        """Draw the concepts for and against a class, with crops and measurements.
+
+        The measurements are contribution, influence (`Influence.effects`) and presence.
 
         Parameters
         ----------
@@ -520,7 +381,7 @@ class ModelExplanation:
     def plot_confusion(
         self, source: int | str, target: int | str, count: int = 4, nb_crops: int = 5
     ) -> Figure:
-        """Draw the concepts that push a class towards another, and those that hold it back.
+        """Draw the concepts that push images towards another class, and those that hold them back.
 
         Parameters
         ----------
@@ -570,9 +431,10 @@ class ModelExplanation:
         Returns
         -------
         data : dict
-            Numbers, strings and arrays by the name of the attribute, ``influence`` and
-            ``confusions`` as dicts; also ``shared`` and ``colors``. The keys of ``class_crops`` are
-            "class:concept".
+            Numbers, strings and arrays by the name of the attribute. ``influence`` and each of the
+            ``confusions`` are dicts of the same kind. ``shared`` is what the method `shared`
+            returns, and ``colors`` the property. The keys of ``class_crops`` are texts of two
+            indices, "class:concept".
         """
         data = asdict(self)
         data["influence"]["unit_effects"] = self.influence.unit_effects
@@ -581,14 +443,6 @@ class ModelExplanation:
         return data | {"shared": self.shared(), "colors": self.colors}
 
     # ------------------------------------------------------------ helpers
-
-    def _row(self, class_id: int | str) -> int:
-        """Return the row of a class, given by number or name, in arrays of shape (C, …)."""
-        explained = dict(zip(self.class_ids.tolist(), self.class_names, strict=True))
-        for c, number_and_name in enumerate(explained.items()):
-            if class_id in number_and_name:
-                return c
-        raise ValueError(f"class {class_id!r} is not among the explained classes, {explained}")
 
     def _listed(self, c: int, count: int) -> list[Cell]:
         """Return a cell that lists the concepts for a class, and one for those against it."""

@@ -3,36 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
-from functools import cached_property
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 
-from xplique_dirpairs.core.batching import as_positions
-from xplique_dirpairs.core.tables import Cell, Table
 from xplique_dirpairs.core.types import Array
 from xplique_dirpairs.core.validation import as_images, check_class, check_integer, check_number
-from xplique_dirpairs.data.images import concept_maps
-from xplique_dirpairs.explanations.contributions import ClassScore, parts_of_score
+from xplique_dirpairs.explanations.contributions import ClassScore
+from xplique_dirpairs.explanations.prediction_explanation import (
+    PredictionComparison,
+    PredictionExplanation,
+)
 from xplique_dirpairs.extractors.concept_layer import ConceptLayer
 from xplique_dirpairs.metrics.manipulation import class_probabilities
-from xplique_dirpairs.plots.images import as_picture
-from xplique_dirpairs.plots.palette import GREY, Color, concept_colors
-from xplique_dirpairs.plots.prediction import (
-    ComparisonRow,
-    PredictionRow,
-    plot_prediction,
-    plot_two_predictions,
-    plot_waterfall,
-)
 
 #: Number of likeliest classes that are named with their probabilities.
 _LIKELIEST = 5
-#: Smallest gap, in logits, that has a bar of its own.
-_VISIBLE_GAP = 5e-3
 
 
 def explain_prediction(
@@ -47,13 +35,14 @@ def explain_prediction(
 ) -> PredictionExplanation:
     """Divide a class's logit in one image over positions and concepts.
 
-    The **baseline** is x − u @ bank, the image's own features x with the coefficients u of all
-    concepts set to 0; it is not clipped to the layer's range. The logit of the baseline is the
-    *residual*, which includes the class's bias. The rise from there to the logit of the image is
-    the sum of the contributions of all concepts at all positions: exactly, up to rounding, if the
-    head (the network after the layer) is a global average pooling and a dense layer. For any other
-    head they are integrated gradients (Sundararajan et al. 2017), and what these miss is the
-    explanation's ``gap``.
+    The **baseline** is x − u @ bank: the image's features x at the layer without what the concepts
+    add to them, where u are the coefficients of the concepts at each position, and row i of the
+    bank is what one unit of coefficient i adds to the features. It is not clipped to the layer's
+    range. The logit of the baseline is the *residual*, which includes the class's bias. The logit
+    of the image minus the residual is the sum of the contributions of all concepts at all
+    positions: exactly, up to rounding, if the head (the network after the layer) is a global
+    average pooling and a dense layer. For any other head the contributions are integrated gradients
+    (Sundararajan et al. 2017), and the error of their sum is the explanation's ``gap``.
 
     Parameters
     ----------
@@ -70,20 +59,27 @@ def explain_prediction(
         k crops that show what each concept is, uint8 or in [0, 1], such as ``explanation.crops`` of
         `explain_model`. None: crops from the extractor's own fit, if it has any.
     tolerance : float, default=5e-5
-        Largest accepted gap of integrated gradients, in logits.
+        Largest accepted ``gap``, in logits: gradients are added until it is reached. It has no
+        effect if the contributions are exact.
     max_steps : int, default=256
-        Upper limit on the number of gradients. For a head with many layers a few hundred may not
-        reach the tolerance: see the explanation's ``gap``.
+        Upper limit on the number of gradients, of which at least 16 are computed. If the head has
+        many layers, the tolerance may not be reached with a few hundred: see the ``gap``.
 
     Returns
     -------
     explanation : PredictionExplanation
-        Contributions and presence of the concepts, with methods for tables and figures.
+        Contributions of the concepts, and where they are detected, with methods for tables and
+        figures.
 
     Raises
     ------
-    TypeError, ValueError, NotFittedError
-        If ``concepts`` is not fitted or holds no concepts, or another argument is invalid.
+    TypeError
+        If ``concepts`` is not an extractor.
+    ValueError
+        If ``image`` is not a single image, a class does not exist, ``against`` is the explained
+        class, ``crops`` are not one array for each concept, or a number is out of range.
+    NotFittedError
+        If ``concepts`` is not fitted.
     """
     check_number("tolerance", tolerance, above=0.0)
     check_integer("max_steps", max_steps, 2)
@@ -175,331 +171,3 @@ def _check_crops(crops: Sequence[ArrayLike], count: int) -> tuple[Array, ...]:
             f"not {len(arrays)} of shapes {[array.shape for array in arrays][:3]}, …"
         )
     return arrays
-
-
-@dataclass(frozen=True, eq=False)
-class PredictionExplanation:
-    """The score of a class in one image (in logits), divided over positions and I concepts.
-
-    ``*spatial`` is (H, W) at a layer of feature maps, (T,) for T tokens, and empty for vectors.
-
-    Attributes
-    ----------
-    image : ndarray of shape (height, width, channels)
-        The image as the network takes it.
-    class_id : int
-        Index of the explained class.
-    class_name : str
-        Name of the explained class.
-    against : int or None
-        Index of the class whose logit is subtracted; None: the score is a single logit.
-    against_name : str or None
-        Name of that class.
-    probability : float
-        Probability of the explained class.
-    likeliest : tuple of (str, float)
-        Names and probabilities of the (up to 5) likeliest classes, likeliest first.
-    score : float
-        The logit of the class, or the difference of the two logits.
-    residual : float
-        The score with the coefficients of all concepts set to 0; it includes the class's bias.
-    contributions : ndarray of shape (*spatial, I), float64
-        Signed contribution of each concept to the score at each position, in logits.
-    presence : ndarray of shape (*spatial, I)
-        Coefficients where the concept is detected, otherwise 0.
-    concept_names : tuple of I str
-        Names of the concepts.
-    steps : int
-        Number of gradients that were integrated; 0 if the contributions are exact.
-    crops : tuple of I ndarray of shape (k, patch, patch, channels), or None
-        The k crops that show what each concept is; None: there are none.
-    extra_tokens : tuple of int or None, default=None
-        Tokens that are no part of the image, as in `SplitModel`.
-    """
-
-    image: Array
-    class_id: int
-    class_name: str
-    against: int | None
-    against_name: str | None
-    probability: float
-    likeliest: tuple[tuple[str, float], ...]
-    score: float
-    residual: float
-    contributions: Array
-    presence: Array
-    concept_names: tuple[str, ...]
-    steps: int
-    crops: tuple[Array, ...] | None
-    extra_tokens: tuple[int, ...] | None = None
-
-    def __post_init__(self) -> None:
-        self.contributions.setflags(write=False)
-        self.presence.setflags(write=False)
-
-    def __repr__(self) -> str:
-        return f"PredictionExplanation({self.score_name} {self.score:.2f})"
-
-    @property
-    def gap(self) -> float:
-        """score − residual − Σ contributions, in logits: the error of the division."""
-        return self.score - self.residual - float(self.contributions.sum())
-
-    @property
-    def concept_contributions(self) -> Array:
-        """Contribution of each of the I concepts, summed over positions, (I,), in logits."""
-        return np.asarray(as_positions(self.contributions).sum(axis=0))
-
-    @property
-    def contribution_maps(self) -> Array:
-        """Contributions of I concepts as maps (H, W, I), in logits, without a class token's."""
-        return self._maps(self.contributions)
-
-    @property
-    def presence_maps(self) -> Array:
-        """The ``presence`` of I concepts as maps (H, W, I), without a class token's."""
-        return self._maps(self.presence)
-
-    def _maps(self, values: Array) -> Array:
-        """Return values (*spatial, I) as maps (H, W, I)."""
-        return np.asarray(concept_maps(values[None], self.image.shape, self.extra_tokens)[0])
-
-    @property
-    def score_name(self) -> str:
-        """Name of the score, such as "logit of dog" or "logit of dog − cat"."""
-        against = "" if self.against_name is None else f" − {self.against_name}"
-        return f"logit of {self.class_name}{against}".replace("_", " ")
-
-    @cached_property
-    def ranked(self) -> Array:
-        """Indices of the I concepts by the size of their contribution, largest first, (I,)."""
-        return np.argsort(-np.abs(self.concept_contributions), kind="stable")
-
-    @property
-    def colors(self) -> list[Color]:
-        """Color of each of the I concepts, the same in the explanations of all images."""
-        return concept_colors(len(self.concept_names))
-
-    def table(self, count: int = 10) -> Table:
-        """Return a table of the largest contributions, and all that sums to the score with them.
-
-        Parameters
-        ----------
-        count : int, default=10
-            Number of concepts with a row of their own, those of the largest contributions.
-
-        Returns
-        -------
-        table : Table
-            Rows: these concepts, all others together, residual, gap and score, in logits; columns:
-            contribution, and share of the positions where the concept is detected.
-
-        Raises
-        ------
-        ValueError
-            If ``count`` is not a positive integer.
-        """
-        values = _parts(self, self.ranked, count)
-        values += [("gap", self.gap), (self.score_name, self.score)]
-        rows = [[Cell(name), Cell.signed(value, 3), Cell.share(np.nan)] for name, value in values]
-        shares = (as_positions(self.presence) > 0).mean(axis=0)
-        for row, i in zip(rows, self.ranked[:count], strict=False):
-            row[2] = Cell.share(shares[i])
-        rows[-2][1] = Cell.number(self.gap, "+.1e")
-        note = "The contributions are exact: the head is linear."
-        if self.steps:
-            note = f"{self.steps} gradients along the path from every concept off to the image."
-        return Table(["concept", "contribution", "positions with it"], rows, [note])
-
-    def plot(self, count: int = 5, nb_crops: int = 3) -> Figure:
-        """Draw the image, its strongest concepts with crops and maps, and their contributions.
-
-        Parameters
-        ----------
-        count : int, default=5
-            Number of concepts that are drawn with maps, those of the largest contributions.
-        nb_crops : int, default=3
-            Number of crops of each concept, if ``crops`` holds any.
-
-        Returns
-        -------
-        figure : matplotlib.figure.Figure
-
-        Raises
-        ------
-        ValueError
-            If ``count`` is not a positive integer.
-        """
-        return plot_prediction(
-            as_picture(self.image), self.likeliest, self.score_name, self.score,
-            self._rows(count), nb_crops,
-        )  # fmt: skip
-
-    def plot_waterfall(self, count: int = 12) -> Figure:
-        """Draw how the contributions lead from the residual to the score, concept by concept.
-
-        Parameters
-        ----------
-        count : int, default=12
-            Number of concepts with a bar of their own, those of the largest contributions.
-
-        Returns
-        -------
-        figure : matplotlib.figure.Figure
-
-        Raises
-        ------
-        ValueError
-            If ``count`` is not a positive integer.
-        """
-        return plot_waterfall(self.score_name, self.score, self._rows(count))
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return attributes and properties as plain data.
-
-        Returns
-        -------
-        data : dict
-            Numbers, strings and arrays by the name of the attribute or property.
-        """
-        names = [field.name for field in fields(self)] + ["gap", "score_name"]
-        names += ["concept_contributions", "contribution_maps", "presence_maps"]
-        return {name: getattr(self, name) for name in names}
-
-    def _rows(self, count: int) -> list[PredictionRow]:
-        """Return rows for the strongest concepts, the others, a visible gap, and the residual."""
-        maps, presence = self.contribution_maps, self.presence_maps
-        parts = _parts(self, self.ranked, count)
-        if abs(self.gap) >= _VISIBLE_GAP:
-            parts.insert(-1, ("gap", self.gap))
-        rows = [PredictionRow(name, GREY, None, value) for name, value in parts]
-        for k, i in enumerate(self.ranked[:count].tolist()):
-            rows[k] = replace(
-                rows[k], color=self.colors[i], crops=None if self.crops is None else self.crops[i],
-                presence=presence[..., i], contributions=maps[..., i],
-            )  # fmt: skip
-        return rows
-
-
-@dataclass(frozen=True, eq=False)
-class PredictionComparison:
-    """What makes the score of a class higher in a first image than in a second; all in logits.
-
-    Attributes
-    ----------
-    first, second : PredictionExplanation
-        Explanations of the same score, by the same I concepts, in the two images.
-    """
-
-    first: PredictionExplanation
-    second: PredictionExplanation
-
-    def __repr__(self) -> str:
-        first, second = self.first, self.second
-        return f"PredictionComparison({first.score_name}: {first.score:.2f} and {second.score:.2f})"
-
-    @property
-    def differences(self) -> Array:
-        """Contributions of the I concepts in the first image minus those in the second, (I,)."""
-        return self.first.concept_contributions - self.second.concept_contributions
-
-    @property
-    def residual(self) -> float:
-        """Residual (score with coefficients of 0) of the first image minus that of the second.
-
-        `differences`, this residual and `gap` sum to `score`.
-        """
-        return self.first.residual - self.second.residual
-
-    @property
-    def gap(self) -> float:
-        """Gap (score − residual − Σ contributions) of the first image minus that of the second."""
-        return self.first.gap - self.second.gap
-
-    @property
-    def score(self) -> float:
-        """Score of the first image minus that of the second."""
-        return self.first.score - self.second.score
-
-    @cached_property
-    def ranked(self) -> Array:
-        """Indices of the I concepts by the size of the difference, largest first, (I,)."""
-        return np.argsort(-np.abs(self.differences), kind="stable")
-
-    def table(self, count: int = 10) -> Table:
-        """Return a table of the concepts whose contributions differ most.
-
-        Parameters
-        ----------
-        count : int, default=10
-            Number of concepts with a row of their own.
-
-        Returns
-        -------
-        table : Table
-            Rows: these concepts, all others together, residual and score, in logits; columns: both
-            images and the difference.
-
-        Raises
-        ------
-        ValueError
-            If ``count`` is not a positive integer.
-        """
-        scores = self.first.score, self.second.score
-        rows = [
-            [Cell(name), *(Cell.signed(value, 3) for value in (a, b, a - b))]
-            for name, (a, b) in [*self._parts(count), (self.first.score_name, scores)]
-        ]
-        return Table(["concept", "first", "second", "difference"], rows)
-
-    def plot(self, count: int = 5, nb_crops: int = 3) -> Figure:
-        """Draw both images with the concepts whose contributions differ most.
-
-        Parameters
-        ----------
-        count : int, default=5
-            Number of concepts that are drawn with maps.
-        nb_crops : int, default=3
-            Number of crops of each concept, if the first explanation has any.
-
-        Returns
-        -------
-        figure : matplotlib.figure.Figure
-
-        Raises
-        ------
-        ValueError
-            If ``count`` is not a positive integer.
-        """
-        first, second = self.first, self.second
-        maps = first.contribution_maps, second.contribution_maps
-        rows = [ComparisonRow(name, GREY, None, values) for name, values in self._parts(count)]
-        for k, i in enumerate(self.ranked[:count].tolist()):
-            rows[k] = replace(
-                rows[k], color=first.colors[i], maps=(maps[0][..., i], maps[1][..., i]),
-                crops=None if first.crops is None else first.crops[i],
-            )  # fmt: skip
-        return plot_two_predictions(
-            (as_picture(first.image), as_picture(second.image)), first.score_name,
-            (first.score, second.score), (first.likeliest[0], second.likeliest[0]), rows, nb_crops,
-        )  # fmt: skip
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the dicts of both explanations, and their differences, in one dict."""
-        names = "differences", "residual", "gap", "score"
-        explanations = {"first": self.first.to_dict(), "second": self.second.to_dict()}
-        return explanations | {name: getattr(self, name) for name in names}
-
-    def _parts(self, count: int) -> list[tuple[str, tuple[float, float]]]:
-        """Return names and both values of the concepts that differ most, others, and residual."""
-        first, second = (_parts(one, self.ranked, count) for one in (self.first, self.second))
-        return [(name, (a, b)) for (name, a), (_, b) in zip(first, second, strict=True)]
-
-
-def _parts(
-    explanation: PredictionExplanation, ranked: Array, count: int
-) -> list[tuple[str, float]]:
-    """Return names and values of the first ranked concepts, of the others, and the residual."""
-    check_integer("count", count)
-    values = explanation.concept_contributions
-    return parts_of_score(explanation.concept_names, values, ranked[:count], explanation.residual)

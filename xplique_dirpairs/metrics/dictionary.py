@@ -77,7 +77,7 @@ def dictionary_stability(a: Array, b: Array) -> float:
 
 
 def stability_of(directions: list[Array]) -> float:
-    """Return the mean `dictionary_stability` of directions (I, D) over pairs of fits; else NaN."""
+    """Return the mean `dictionary_stability` over pairs of fits; NaN for fewer than two fits."""
     stabilities = [dictionary_stability(*two) for two in combinations(directions, 2)]
     return float(np.mean(stabilities)) if stabilities else float("nan")
 
@@ -288,9 +288,10 @@ def plausibility(dictionary: Array, head_directions: Array) -> float:
 
 
 def cross_talk(filters: Array, signals: Array) -> float:
-    """Compute the mean of |w̄_iᵀ s̄_j| over i ≠ j of unit vectors, in [0, 1]; lower is better.
+    """Compute the mean of |w̄_iᵀ s̄_j| over i ≠ j, in [0, 1]; lower is better.
 
-    It measures how strongly a filter responds to the signals of other concepts.
+    It measures how strongly a filter responds to the signals of other concepts. w̄_i and s̄_j are
+    the filters and the signal vectors, scaled to unit length.
 
     Parameters
     ----------
@@ -332,11 +333,11 @@ def dictionary_values(
     coefficients : ndarray of shape (P, I)
         Coefficients u of P positions.
     features : ndarray of shape (P, D)
-        Features of these positions, less the constant part of the decoding.
+        Features of these positions minus the constant that decoding adds, such as the mean in PCA.
     head_rows : ndarray of shape (K, D), optional
-        Class weights of a linear head. None: no plausibility.
+        Class weights of a linear head. None: plausibility is left out.
     filters : ndarray of shape (I, D), optional
-        Decoding directions. None: no cross-talk.
+        Decoding directions. None: cross-talk is left out.
 
     Returns
     -------

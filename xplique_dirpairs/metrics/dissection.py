@@ -85,7 +85,7 @@ class Dissection:
 
     @property
     def flat_concepts(self) -> list[tuple[str, str]]:
-        """The tuple (category, name) of every annotated concept, a list of length C."""
+        """Tuples (category, name) of all C annotated concepts, in the order of their indices."""
         return flat_concepts(self.concepts)
 
     @property
@@ -93,7 +93,7 @@ class Dissection:
         """Number of pixels where a detector fires or a concept is annotated, (I, C) int64.
 
         There is a row for each of I detectors and a column for each of C concepts. Only the images
-        that are annotated for the concept's category are included.
+        that count for the concept's category (see above) are included.
         """
         area = self.detector_area[:, category_of(self.concepts)]
         return np.asarray(area + self.concept_area - self.intersection)
@@ -104,7 +104,7 @@ class Dissection:
 
         There is a row for each of I detectors and a column for each of C concepts. Higher is
         better. It is 0 if the detector never fires and the concept never occurs, and NaN for the
-        concepts of a category for which no image is annotated.
+        concepts of a category for which no image counts.
         """
         union = self.union
         iou = np.divide(self.intersection, union, out=np.zeros(union.shape), where=union > 0)
@@ -123,8 +123,8 @@ class Dissection:
     def table(self, best: int = 1) -> Table:
         """Return a table of the detectors, highest IoU first, with their best concepts.
 
-        A row holds the detector's index and threshold, and the name, category and intersection over
-        union (IoU) of each concept.
+        A row holds the detector's index and threshold and, for each of its best concepts, the name,
+        the category, and the intersection over union (IoU) with the detector.
 
         Parameters
         ----------
@@ -166,7 +166,8 @@ def dissect(
     ----------
     annotated : AnnotatedImages, AnnotatedStream or object with their interface
         N images with a mask for each category, as in `data.annotated_images`. An image without any
-        label of a category is left out for its concepts, unless ``annotated.exhaustive`` is true.
+        label of a category is left out of the counts for the concepts of this category, unless
+        ``annotated.exhaustive`` is true.
     read : callable
         Function of a batch of n images (n, H, W, …) that returns the detectors' maps (n, h, w, I),
         such as ``lambda images: pairs.project(g(images))`` for a network g up to the layer.
@@ -180,15 +181,15 @@ def dissect(
     batch_size : int, default=32
         Number of images in a batch; it has no effect on the result.
     shift : float or (float, float), default=0
-        Offset of the map on the image in pixels, as one number or as (down, right). 0: the cells
-        divide the image into equal parts. Strided convolutions with padding move them down and to
-        the right.
+        Offset of the map on the image, in pixels of the image, as one number for both axes or as
+        (down, right). 0: the cells of the map divide the image into equal parts. Strided
+        convolutions with padding move the cells down and to the right.
 
     Returns
     -------
     dissection : Dissection
-        The counts, with the intersection over union (IoU) of every detector and concept, and the
-        label of every detector.
+        Counts of pixels, with the intersection over union (IoU) of every detector with every
+        concept, and the label of every detector: the concept with its largest IoU.
 
     Raises
     ------

@@ -101,16 +101,17 @@ def fidelity(
 ) -> Fidelity:
     """Compute every fidelity metric of one extractor on N images.
 
-    It takes about 3 I + `SUBSETS` passes of the images through the rest of the network.
+    It takes about 3 I + `SUBSETS` passes of the images through the network's second half.
 
     Parameters
     ----------
     reading : Reading
-        The coefficients that the extractor reads in the images, and the rest of the network.
+        The coefficients that the extractor reads in the images, and the network's second half.
     reconstructions : ndarray of shape (N, *S, D), optional
-        Reconstructions decode(u) without the residual. None: no reconstruction metrics.
+        Reconstructions decode(u) without the residual. None: metrics of `reconstruction` are left
+        out.
     labels : ndarray of shape (N,) or (N, K), optional
-        True classes, as `reconstruction` takes them. None: no completeness.
+        True classes, as `reconstruction` takes them. None: completeness is left out.
     random_state : int, Generator or None, default=0
         Seed or generator of the subsets of concepts for μ-fidelity.
 
@@ -146,13 +147,34 @@ def fidelity(
 
 
 def leave_one_out(reading: Reading) -> Array:
-    """Compute the drop of the class's logit when each concept alone is switched off, (N, I)."""
+    """Compute the drop of the class's logit when each concept alone is switched off.
+
+    Parameters
+    ----------
+    reading : Reading
+        The coefficients that the extractor reads in the images, and the network's second half.
+
+    Returns
+    -------
+    drops : ndarray of shape (N, I)
+        Logit of the intact image minus logit without the concept.
+    """
     without = 1.0 - np.eye(reading.number_of_concepts, dtype=np.float32)
     return reading.intact.logits - outcomes(reading, without).logits
 
 
 def contribution_orders(contributions: ArrayLike) -> Array:
-    """Return the concepts of every image in order of contribution, largest first, (N, I) int."""
+    """Return the concepts of every image in order of contribution, largest first.
+
+    Parameters
+    ----------
+    contributions : array-like of shape (N, I)
+        Signed contribution of each concept in each image.
+
+    Returns
+    -------
+    orders : ndarray of shape (N, I), int
+    """
     return np.argsort(-np.asarray(contributions), axis=1, kind="stable")
 
 
@@ -184,7 +206,7 @@ def deletion_curves(reading: Reading, orders: Array) -> Curves:
     Parameters
     ----------
     reading : Reading
-        The coefficients that the extractor reads in the images, and the rest of the network.
+        The coefficients that the extractor reads in the images, and the network's second half.
     orders : ndarray of shape (N, I), int
         Concepts of each image in the order in which they are switched off.
 
@@ -204,7 +226,7 @@ def insertion_curves(reading: Reading, orders: Array) -> Curves:
     Parameters
     ----------
     reading : Reading
-        The coefficients that the extractor reads in the images, and the rest of the network.
+        The coefficients that the extractor reads in the images, and the network's second half.
     orders : ndarray of shape (N, I), int
         Concepts of each image in the order in which they are switched on.
 
@@ -219,10 +241,10 @@ def insertion_curves(reading: Reading, orders: Array) -> Curves:
 
 
 def probabilities_at(deletion: Curves, fraction: float) -> tuple[Array, Array]:
-    """Compute P@fraction, the probability where deletion has first changed the features that much.
+    """Compute P@fraction, the class probability once deletion has changed the features this much.
 
-    It is interpolated linearly between the first step whose ‖x' − x‖_F / ‖x‖_F is at least
-    ``fraction`` and the step before.
+    The change of the features x is ‖x' − x‖_F / ‖x‖_F. The probability is interpolated linearly
+    between the first step of deletion whose change is at least ``fraction`` and the step before.
 
     Parameters
     ----------
@@ -333,12 +355,12 @@ def reconstruction(
     Parameters
     ----------
     reading : Reading
-        The coefficients that the extractor reads in the images, and the rest of the network.
+        The coefficients that the extractor reads in the images, and the network's second half.
     reconstructions : ndarray of shape (N, *S, D)
         Reconstructions decode(encode(x)) of any extractor.
     labels : ndarray of shape (N,) or (N, K), int, optional
         True classes, for completeness: class indices for a softmax, or 0 or 1 for each output of
-        sigmoids. Chance is 1/K for a softmax and ½ for sigmoids. None: no completeness.
+        sigmoids. Chance is 1/K for a softmax and ½ for sigmoids. None: completeness is left out.
 
     Returns
     -------

@@ -28,7 +28,7 @@ class Firing:
     own_share : ndarray of shape (n,)
         Share of the image's positions where the concept's own detector fires, in [0, 1].
     own_excess : ndarray of shape (n,)
-        Largest excess of the concept's own detector over its bias, in units of the scales.
+        Largest excess of the concept's own detector, in units of the ``scales`` of `firing`.
     others_firing : ndarray of shape (n,)
         Share of the other detectors that fire anywhere in the image; NaN if there are no others.
     others_share : ndarray of shape (n,)
@@ -37,7 +37,7 @@ class Firing:
     stronger : ndarray of shape (n,), int
         Number of other detectors whose largest excess is at least that of the concept's own.
     rival : ndarray of shape (n,), int
-        The other detector with the largest excess; −1 if there is none.
+        Index of the other detector with the largest excess; −1 if there is no other.
     """
 
     concepts: Array

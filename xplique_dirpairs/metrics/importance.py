@@ -35,7 +35,9 @@ _POINTS_PER_DEGREE = 8
 
 @dataclass(frozen=True)
 class SobolIndices:
-    """First-order and total indices with their standard errors.
+    """First-order and total Sobol indices with their standard errors.
+
+    They are shares of the variance of a score under random masks of I concepts.
 
     Attributes
     ----------

@@ -93,8 +93,8 @@ class Interpretability:
 
     `interpretability` and `score_labels` return it. A detector fires where its map, enlarged to the
     size of the masks, is above its threshold; its label is an annotated concept. An image counts
-    for a detector if it is annotated for the category of the label. A detector without a label
-    scores 0. Scores that the validation images do not determine are NaN.
+    for a detector if it is annotated for the category of the detector's label, such as "object". A
+    detector without a label scores 0. Scores that the validation images do not determine are NaN.
 
     The counts of each image take 13·I bytes (25·I if an image has 2³¹ pixels or more).
 
@@ -145,7 +145,7 @@ class Interpretability:
 
     @property
     def intersection(self) -> Array:
-        """Number of pixels of its label where each of I detectors fires, (I,) int64."""
+        """Number of pixels of the detector's label where it fires, for I detectors, (I,) int64."""
         return np.asarray(self._counts[0])
 
     @property
@@ -155,12 +155,12 @@ class Interpretability:
 
     @property
     def concept_area(self) -> Array:
-        """Number of annotated pixels of the label of each of I detectors, (I,) int64."""
+        """Number of pixels of the label of each of I detectors in all images, (I,) int64."""
         return np.asarray(self._counts[2])
 
     @cached_property
     def images(self) -> Array:
-        """Number of images annotated for the label's category, of each of I detectors, (I,)."""
+        """Number of images that count for each of I detectors (those `judged`), (I,) int64."""
         return np.asarray(self.judged.sum(axis=0, dtype=np.int64))
 
     # ---------------------------------------------------------------- per detector
@@ -175,20 +175,20 @@ class Interpretability:
 
     @cached_property
     def precision(self) -> Array:
-        """Share of its pixels that belong to the label, of each of I detectors, (I,) in [0, 1].
+        """Share of the pixels where a detector fires that belong to its label, (I,) in [0, 1].
 
-        It is 0 for a detector that never fires, and NaN if no image is annotated for its label.
+        It is 0 for a detector that never fires, and NaN if no image counts for the detector.
         """
         return self._scores(_ratio(self.intersection, self.detector_area), self.images == 0)
 
     @cached_property
     def recall(self) -> Array:
-        """Share of the label's pixels where each of I detectors fires, (I,); NaN without any."""
+        """Share of its label's pixels where a detector fires, (I,); NaN if there are no pixels."""
         return self._scores(_ratio(self.intersection, self.concept_area), self.concept_area == 0)
 
     @cached_property
     def f1(self) -> Array:
-        """Harmonic mean of `precision` and `recall` of I detectors, (I,); NaN without any pixel."""
+        """Harmonic mean of `precision` and `recall`, (I,); NaN if the label has no pixels."""
         areas = self.detector_area + self.concept_area
         return self._scores(_ratio(2 * self.intersection, areas), self.concept_area == 0)
 
@@ -207,19 +207,19 @@ class Interpretability:
 
     @property
     def s1(self) -> float:
-        """S¹, the sum of `iou` over I detectors, in [0, I]; NaN counts as 0; higher is better."""
+        """Score S¹: sum of `iou` over I detectors, in [0, I], NaN as 0; higher is better."""
         return float(s1(self.iou))
 
     @property
     def s2(self) -> float:
-        """S², the sum over L labels of the best `iou` with each, in [0, L]; higher is better."""
+        """Score S²: sum over L labels of the best `iou` with each, in [0, L]; higher is better."""
         return float(s2(self.iou, self.labels))
 
     @property
     def linear_or(self) -> dict[tuple[str, str], float]:
-        """IoU of each label with the area where any detector that has it fires.
+        """IoU of each label with the area where at least one of its detectors fires.
 
-        A dictionary by (category, name); "Linear-OR" in Doumanoglou et al., VISAPP 2024.
+        It is a dictionary by (category, name), "Linear-OR" in Doumanoglou et al., VISAPP 2024.
         """
         names, joint_iou = flat_concepts(self.concepts), self._joint_iou.tolist()
         return {names[c]: iou for c, iou in zip(self.distinct_labels, joint_iou, strict=True)}
@@ -314,10 +314,7 @@ class Interpretability:
         return iou
 
     def _weighted_iou(self, weights: Array) -> Array:
-        """Return the IoU (b, I) over images with integer weights (b, N) in double precision.
-
-        Sums are exact up to 2⁵³ pixels.
-        """
+        """Return the IoU (b, I) over images with integer weights (b, N), exact up to 2⁵³ pixels."""
         detectors = len(self.labels)
         counts = np.zeros((len(weights), 3 * detectors))
         images = np.zeros((len(weights), detectors))
@@ -345,8 +342,7 @@ class Interpretability:
         confidence : float, default=0.95
             Share of the bootstrap figures that lie within an interval, in (0, 1).
         groups : array-like of shape (N,), optional
-            Group of each validation image; images of a group are drawn together. None: each image
-            is a group.
+            Group of each validation image: see `resampled_iou`. None: each image is a group.
         resamples : int, default=200
             Number of bootstrap samples; 0 for none, with intervals of NaN.
         random_state : int, SeedSequence or None, default=0
@@ -355,7 +351,7 @@ class Interpretability:
         Returns
         -------
         summaries : dict of str to Summary
-            Tuples (value, low, high, number of detectors with an undefined IoU) of "s1"; "s2";
+            Tuples (value, low, high, number of detectors whose IoU is NaN) of "s1"; "s2";
             "linear_or", the sum of `linear_or`; the means over detectors "label_precision",
             "label_recall", "label_f1" and "label_ap"; and "interpretable", the number of detectors
             with an IoU of at least 0.04.
@@ -388,7 +384,12 @@ class Interpretability:
         }
 
     def table(self) -> Table:
-        """Return a table of the detectors with their labels and scores, highest IoU first."""
+        """Return a table of the detectors with their labels and scores, highest IoU first.
+
+        Returns
+        -------
+        table : Table
+        """
         names = [*flat_concepts(self.concepts), ("", "–")]
         figures = {
             "threshold": self.thresholds,
@@ -430,9 +431,8 @@ def paired_interval(
     confidence : float, default=0.95
         Share of the bootstrap figures that lie within an interval, in (0, 1).
     groups : array-like of shape (N,), optional
-        Group of each image of the validation part. Images of a group, such as crops of one
-        photograph or consecutive frames, are drawn together; if they were drawn one by one,
-        intervals would be too narrow. None: each image is a group.
+        Group of each validation image: see `Interpretability.resampled_iou`. If images of one
+        photograph were not grouped, intervals would be too narrow. None: each image is a group.
     resamples : int, default=1000
         Number of bootstrap samples.
     random_state : int, SeedSequence or None, default=0
@@ -441,7 +441,7 @@ def paired_interval(
     Returns
     -------
     differences : dict of str to Summary
-        Under the keys "s1" and "s2".
+        Under the keys "s1" and "s2": difference, both ends of its interval, and 0.
 
     Raises
     ------

@@ -56,15 +56,16 @@ def interpretability(
     """Label detectors with annotated concepts on training images, and score them on others.
 
     The label of a detector is the concept with the largest intersection over union (IoU) of their
-    pixels in the training images, as in Network Dissection (Bau et al., CVPR 2017).
+    pixels in the training images, as in Network Dissection (Bau et al., CVPR 2017). A detector is a
+    map over each image with a threshold above which it fires.
 
     Parameters
     ----------
     training : AnnotatedImages, AnnotatedStream or object with their interface
-        Images with masks that give the labels, as in `data.annotated_images`.
+        Images with masks by which labels are chosen, as in `data.annotated_images`.
     validation : AnnotatedImages, AnnotatedStream or object with their interface
-        Images with masks of the same concepts that give the scores; they should differ from the
-        training images.
+        Images with masks of the same concepts, on which the scores are measured. They should differ
+        from the training images.
     read : callable
         Function of a batch of n images (n, H, W, …) that returns the maps (n, h, w, I) of I
         detectors, such as ``lambda images: pairs.project(g(images))`` for a network g up to the
@@ -75,21 +76,20 @@ def interpretability(
         fires at its highest 1/I of the cells of all training maps, or at the highest 0.5 %,
         whichever gives the larger sum of IoUs with the labels in the training images.
     training_activations : ndarray of shape (N, …), optional
-        Activations of the N training images, given to ``read`` in their place. None, here and for
-        the M validation images: ``read`` gets the images.
+        Activations of the N training images, given to ``read`` in their place, which saves a pass
+        through the network. None: ``read`` gets the images.
     validation_activations : ndarray of shape (M, …), optional
-        Activations of the validation images, given to ``read`` in their place.
+        The same for the M validation images.
     batch_size : int, default=32
         Number of images in a batch; it has no effect on the result.
     shift : float or (float, float), default=0
-        Offset of the map on the image in pixels, as one number or as (down, right). 0: the cells
-        divide the image into equal parts.
+        Offset of the map on the image, in pixels of the image: see `dissect`.
 
     Returns
     -------
     scores : Interpretability
-        IoU, precision, recall, F1 and average precision of every detector on its label, and sums
-        over all detectors.
+        IoU, precision, recall, F1 and average precision of every detector on its label, and the
+        scores S¹ and S² over all detectors.
 
     Raises
     ------
@@ -119,16 +119,17 @@ def score_labels(
 ) -> Interpretability:
     """Score detectors on labels that are known: the second half of `interpretability`.
 
-    Average precision is computed from histograms with 4096 equal steps over each detector's range
-    in the training images; values outside this range are moved to its ends. The result holds 13·I
-    bytes of counts for each image and I detectors.
+    Average precision is computed from a histogram of the values of each detector's enlarged maps,
+    with 4096 equal steps over their range in the training images; values outside this range are
+    moved to its ends. For I detectors, the result holds 13·I bytes of counts for each image.
 
     Parameters
     ----------
     annotated : AnnotatedImages, AnnotatedStream or object with their interface
         N validation images with masks of the same concepts as ``dissection``.
     read : callable
-        Function of a batch of n images (n, H, W, …) that returns the detectors' maps (n, h, w, I).
+        Function of a batch of n images (n, H, W, …) that returns the maps (n, h, w, I) of the I
+        detectors, the same as for `dissect`.
     dissection : Dissection
         What `dissect` returned for the training images: thresholds, ranges of the maps, and labels
         unless ``labels`` is given.
@@ -136,16 +137,16 @@ def score_labels(
         For each detector, the index of its label among the concepts of all categories, such as
         ``SupervisedPairs.labels``; −1 for no label. None: the labels of ``dissection``.
     activations : ndarray of shape (N, …), optional
-        Activations of the images, given to ``read`` in their place.
+        Activations of the images, given to ``read`` in their place. None: ``read`` gets the images.
     batch_size : int, default=32
         Number of images in a batch; it has no effect on the result.
     shift : float or (float, float), default=0
-        Offset of the map on the image in pixels, as one number or as (down, right). 0: the cells
-        divide the image into equal parts.
+        Offset of the map on the image, in pixels of the image: see `dissect`.
 
     Returns
     -------
     scores : Interpretability
+        Scores of every detector on its label, and over all detectors.
 
     Raises
     ------

@@ -30,16 +30,16 @@ from xplique_dirpairs.core.validation import check_float32
 
 
 class Outcomes(NamedTuple):
-    """Predictions under M masks of each of N images.
+    """Predictions for N images, each under M masks that switch concepts off.
 
     Attributes
     ----------
     logits : ndarray of shape (N, M)
         Logit of the image's class.
     probabilities : ndarray of shape (N, M)
-        Probability of that class.
+        Probability of the image's class.
     entropies : ndarray of shape (N, M)
-        Entropy of the whole prediction, in bits.
+        Entropy of the prediction over all classes, in bits: see `entropy_bits`.
     changed : ndarray of shape (N, M)
         Change of the features x, ‖x' − x‖_F / ‖x‖_F; NaN for an image whose features are all 0.
     """
@@ -52,7 +52,7 @@ class Outcomes(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Reading:
-    """The coefficients that an extractor reads in N images, and the rest of the network.
+    """The coefficients that an extractor reads in N images, and the network's second half.
 
     Parameters
     ----------
@@ -165,7 +165,7 @@ def outcomes(reading: Reading, masks: ArrayLike) -> Outcomes:
     Parameters
     ----------
     reading : Reading
-        The coefficients that the extractor reads in the images, and the rest of the network.
+        The coefficients that the extractor reads in the images, and the network's second half.
     masks : ndarray of shape (M, I) or (N, M, I)
         Values in [0, 1] for each concept, from 0 (off) to 1 (on): M masks for all images, or M
         masks for each image.
@@ -267,26 +267,60 @@ def _ratio(above: Array, below: Array) -> Array:
 
 
 def class_probabilities(logits: ArrayLike, final_activation: str = "softmax") -> Array:
-    """Compute the probability of every class from logits (..., K), (..., K) in [0, 1]."""
+    """Compute the probability of every class from logits.
+
+    Parameters
+    ----------
+    logits : array-like of shape (..., K)
+        Logits.
+    final_activation : {"softmax", "sigmoid"}, default="softmax"
+        "sigmoid" if the outputs are independent of one another.
+
+    Returns
+    -------
+    probabilities : ndarray of shape (..., K)
+        Values in [0, 1].
+    """
     log_p = _log_probabilities(logits, final_activation)
     return np.asarray(np.exp(log_p[..., 0, :] if final_activation == "softmax" else log_p[..., 0]))
 
 
 def entropy_bits(logits: ArrayLike, final_activation: str = "softmax") -> Array:
-    """Compute the entropy H(p) = − Σ_k p_k log2 p_k in bits from logits (..., K), (...).
+    """Compute the entropy H(p) = − Σ_k p_k log2 p_k of predictions, in bits.
 
-    It lies in [0, log2 K] for a softmax. For sigmoids it is the mean two-class entropy of the
-    outputs, in [0, 1].
+    Parameters
+    ----------
+    logits : array-like of shape (..., K)
+        Logits.
+    final_activation : {"softmax", "sigmoid"}, default="softmax"
+        "sigmoid" if the outputs are independent of one another.
+
+    Returns
+    -------
+    entropy : ndarray of shape (...)
+        Values in [0, log2 K] for a softmax. For sigmoids, the mean two-class entropy of the
+        outputs, in [0, 1].
     """
     log_p = _log_probabilities(logits, final_activation)
     return _expected_bits(log_p, -log_p)
 
 
 def kl_bits(logits: ArrayLike, other: ArrayLike, final_activation: str = "softmax") -> Array:
-    """Compute KL(p ‖ p̂) = Σ_k p_k log2(p_k / p̂_k) ≥ 0 in bits, (...).
+    """Compute the divergence KL(p ‖ p̂) = Σ_k p_k log2(p_k / p̂_k) of predictions, in bits.
 
-    p are the probabilities of ``logits`` (..., K), and p̂ those of ``other`` (..., K). For sigmoids
-    it is the mean two-class divergence of the outputs.
+    Parameters
+    ----------
+    logits : array-like of shape (..., K)
+        Logits whose probabilities are p.
+    other : array-like of shape (..., K)
+        Logits whose probabilities are p̂.
+    final_activation : {"softmax", "sigmoid"}, default="softmax"
+        "sigmoid" if the outputs are independent of one another.
+
+    Returns
+    -------
+    divergence : ndarray of shape (...)
+        Values ≥ 0. For sigmoids, the mean two-class divergence of the outputs.
     """
     log_p = _log_probabilities(logits, final_activation)
     log_ratio = log_p - _log_probabilities(other, final_activation)
@@ -295,18 +329,41 @@ def kl_bits(logits: ArrayLike, other: ArrayLike, final_activation: str = "softma
 
 
 def agreement(logits: ArrayLike, other: ArrayLike, final_activation: str = "softmax") -> Array:
-    """Return 1 where logits (..., K) and others predict the same class, and 0 otherwise, (...).
+    """Return where two sets of logits predict the same class.
 
-    For sigmoids, return the share of the outputs that are on the same side of ½.
+    Parameters
+    ----------
+    logits : array-like of shape (..., K)
+        Logits.
+    other : array-like of shape (..., K)
+        Logits that they are compared with.
+    final_activation : {"softmax", "sigmoid"}, default="softmax"
+        "sigmoid" if the outputs are independent of one another.
+
+    Returns
+    -------
+    agreement : ndarray of shape (...)
+        1 where the predicted classes are the same, otherwise 0. For sigmoids, the share of the
+        outputs whose probabilities are on the same side of ½.
     """
     return correct(other, predicted(logits, final_activation), final_activation)
 
 
 def predicted(logits: ArrayLike, final_activation: str = "softmax") -> Array:
-    """Return the predicted class of logits (..., K), (...) int.
+    """Return the class that logits predict.
 
-    For sigmoids, return 1 for the outputs whose probability is above ½ and 0 for the others,
-    (..., K) int.
+    Parameters
+    ----------
+    logits : array-like of shape (..., K)
+        Logits.
+    final_activation : {"softmax", "sigmoid"}, default="softmax"
+        "sigmoid" if the outputs are independent of one another.
+
+    Returns
+    -------
+    predicted : ndarray of shape (...) or (..., K), int
+        Index of the class. For sigmoids, 1 for each output whose probability is above ½, otherwise
+        0.
     """
     values = np.asarray(logits)
     if final_activation == "softmax":
@@ -315,10 +372,22 @@ def predicted(logits: ArrayLike, final_activation: str = "softmax") -> Array:
 
 
 def correct(logits: ArrayLike, labels: ArrayLike, final_activation: str = "softmax") -> Array:
-    """Return 1 where the prediction equals the label, and 0 otherwise, (...).
+    """Return where logits predict the label.
 
-    Labels have the shape of what `predicted` returns. For sigmoids, return the share of the outputs
-    that equal their label.
+    Parameters
+    ----------
+    logits : array-like of shape (..., K)
+        Logits.
+    labels : array-like of shape (...) or (..., K), int
+        True classes, as `predicted` returns classes.
+    final_activation : {"softmax", "sigmoid"}, default="softmax"
+        "sigmoid" if the outputs are independent of one another.
+
+    Returns
+    -------
+    correct : ndarray of shape (...)
+        1 where the predicted class is the label, otherwise 0. For sigmoids, the share of the
+        outputs that equal their label.
     """
     right = (predicted(logits, final_activation) == np.asarray(labels)).astype(np.float64)
     return right if final_activation == "softmax" else np.asarray(right.mean(axis=-1))

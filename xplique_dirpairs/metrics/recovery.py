@@ -177,7 +177,7 @@ def recovery(
 
 
 class Truth(Protocol):
-    """What is known of a dictionary: a `datasets.planted_dictionary.PlantedDictionary` has it.
+    """The true dictionary, such as a `datasets.planted_dictionary.PlantedDictionary`.
 
     ``atoms`` has shape (I, D); ``present``, of shape (..., I), says where each atom is on.
     """
@@ -246,7 +246,7 @@ def dictionary_recovery(
     detections : array-like of shape (..., J), bool
         Where each concept fires, at the positions of the truth.
     truth : PlantedDictionary
-        Or anything else that has ``atoms`` (I, D) and ``present`` (..., I).
+        The true dictionary, or any other object with ``atoms`` (I, D) and ``present`` (..., I).
 
     Returns
     -------

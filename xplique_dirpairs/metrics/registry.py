@@ -35,12 +35,13 @@ class Summary(NamedTuple):
     Attributes
     ----------
     value : float
-        The statistic of all defined rows; NaN if there are none, or if it is a ratio whose
-        denominator cannot be distinguished from 0 (see `summary`).
+        The statistic, such as the mean, over the rows of a metric's values (one for each image)
+        without NaN. NaN if there are no such rows, or if it is a ratio whose denominator cannot be
+        distinguished from 0 (see `summary`).
     low : float
-        Lower end of the percentile bootstrap interval; NaN with fewer than two defined rows.
+        Lower end of the percentile bootstrap interval; NaN with fewer than two rows without NaN.
     high : float
-        Upper end of that interval; NaN with fewer than two defined rows.
+        Upper end of that interval; NaN with fewer than two rows without NaN.
     undefined : int
         Number of rows that contain a NaN and were left out.
     """
@@ -197,7 +198,8 @@ class Metric:
     description : str
         One line with the definition, the unit or range, and the source.
     kind : str
-        The table that shows the metric: "curves", "all off", "reconstruction", …
+        The table that shows the metric: "curves", "all off", "reconstruction", "dictionary" or
+        "interpretability".
     statistic : callable, default=mean
         Function that reduces the values per image to one figure.
     decimals : int, default=3

@@ -38,12 +38,12 @@ def uniform_p_values(cosines: ArrayLike, channels: int) -> Array:
     cosines : array-like
         Cosines with the fixed vector, of any shape.
     channels : int
-        D.
+        Dimension D of the space that the directions are in.
 
     Returns
     -------
     p : ndarray of the shape of ``cosines``
-        In [0, 1]; NaN for NaN.
+        p-values in [0, 1]; NaN where the cosine is NaN.
     """
     squares = np.clip(np.square(np.asarray(cosines, np.float64)), 0.0, 1.0)
     if channels == 1:  # there are two directions, and both lie on the line of the vector
@@ -129,7 +129,21 @@ def _pareto_tail(observed: Array, noise: Array) -> Array:
 
 
 def p_values(exceeded: ArrayLike, count: int) -> Array:
-    """Compute p = (1 + exceeded)/(1 + count), in (0, 1], from the number of stronger noise."""
+    """Compute p = (1 + exceeded)/(1 + count) of a permutation test.
+
+    Parameters
+    ----------
+    exceeded : array-like
+        Number of noise values that are at least as strong as the observed value, in an array of any
+        shape; NaN for no test.
+    count : int
+        Number of noise values.
+
+    Returns
+    -------
+    p : ndarray of the shape of ``exceeded``
+        Values in (0, 1]; NaN for no test.
+    """
     return np.asarray((1.0 + np.asarray(exceeded, float)) / (1.0 + count))
 
 

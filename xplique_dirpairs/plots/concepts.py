@@ -268,7 +268,8 @@ def plot_maximised(
         For each concept, the k crops of photographs in which its coefficients are largest, best
         first, such as those of `ConceptLayer.crops_of_fit`; k may be 0.
     concepts : sequence of n int
-        Indices of the concepts, which are written beside the rows and decide their colours.
+        Indices of the concepts, which are written beside the rows. A concept's colour depends on
+        its index, whichever concepts are drawn.
     limits : (float, float), optional
         Pixel values shown as black and white. None: for each set of pictures or crops, 0 and 255 if
         it holds integers, 0 and 1 if its values lie between these, and otherwise its minimum and

@@ -17,7 +17,7 @@ from xplique_dirpairs.extractors.scan import KEPT_BYTES
 
 @dataclass(frozen=True, eq=False)
 class ReportSettings:
-    """Settings of `write_report`: title, what is shown of the N images, and how they are read.
+    """Settings of `write_report`: its title, what it shows of N images, and how it is computed.
 
     Attributes
     ----------
@@ -29,9 +29,9 @@ class ReportSettings:
         Names of the images, such as file names. None: "image 0", "image 1", ….
     pictures : sequence of N array-like of shape (height, width, C), optional
         Pictures that are shown instead of the images, such as the photographs before they were
-        preprocessed: of any size, but of the same scene. None: the images themselves. Black and
-        white are 0 and 255 for integers, 0 and 1 for values between these, and otherwise the lowest
-        and the highest value.
+        preprocessed: of any size, but of the same scene. None: the images themselves. Integers
+        are shown with 0 as black and 255 as white; other values with 0 and 1 if all lie between
+        these, and otherwise with the lowest and the highest value.
     max_images : int, default=500
         Upper limit on the number of images that have a page: first those in which a concept is
         strongest, then images of all classes in turn. Numbers in the report are computed from all
@@ -43,11 +43,11 @@ class ReportSettings:
     batch_size : int, default=64
         Number of images that pass through the network at a time.
     memory : int, default=2**29
-        Largest size, in bytes, of the activations that are kept (2**29 are 512 MB). Other images
-        pass through the network again when their activations are needed.
+        Largest size, in bytes, of the activations that are kept in memory (2**29 are 512 MB). The
+        images whose activations are not kept pass through the network again when these are needed.
     random_state : int or None, default=0
-        Seed of the sampled positions, and of the noise that influence is tested against. None draws
-        a seed.
+        Seed of the sample of positions, and of the noise directions that the influence of concepts
+        is tested against. None draws a seed.
 
     Raises
     ------
@@ -88,11 +88,11 @@ class Label(NamedTuple):
     iou : float
         Intersection over union, in [0, 1].
     precision : float
-        In [0, 1].
+        Share of the pixels where the detector fires that belong to the label, in [0, 1].
     recall : float
-        In [0, 1].
+        Share of the pixels of the label where the detector fires, in [0, 1].
     average_precision : float
-        In [0, 1].
+        Average precision of the detector's map for the label, in [0, 1].
     """
 
     name: str
@@ -115,18 +115,19 @@ class ConceptPages:
         Index among the shown images of the image that each crop is cut from; −1 if that image is
         not shown.
     presence : ndarray of shape (I,)
-        Share of the images in which the concept is detected at any position.
+        Share of the images in which the concept is detected at one position or more.
     occupancy : ndarray of shape (I,)
         Share of all positions at which the concept is detected.
     histogram : ndarray of shape (I, bins)
-        Share of the positions in each of the equal bins of the detection from 0 to 1.
+        Share of the positions in each of equal bins, from 0 to 1, of the values of a concept.
     histogram_of : {"detection", "coefficient"}
-        Quantity of the histogram. "coefficient" is used for an extractor without detectors:
-        coefficients as a share of the largest one.
+        Values that the histogram counts: detections of direction pairs or, for an extractor without
+        detectors, coefficients as a share of the largest coefficient.
     signal_cosines : ndarray of shape (I, I)
-        Cosines of the encoding directions.
+        Cosines between the encoding directions of all pairs of concepts.
     filter_cosines : ndarray of shape (I, I) or None
-        Cosines of the filters; None for an extractor without filters.
+        Cosines between the filters (decoding directions) of all pairs of concepts; None for an
+        extractor without filters.
     overlaps : ndarray of shape (I, I)
         Number of positions where both of two concepts are detected, as a share of the positions
         where at least one of them is.
@@ -154,17 +155,18 @@ class Change(NamedTuple):
     status : {"changed", "not found", "already the target"}
         Result of the search.
     after : int
-        The class that is predicted after the change.
+        Index of the class that is predicted after the change.
     concepts : ndarray of shape (k,), int
         Indices of the changed concepts, the one that changes the features most first.
     before_means : ndarray of shape (k,)
-        Mean coefficient of each of them over the image before the change.
+        Mean coefficient of each changed concept over the image before the change.
     after_means : ndarray of shape (k,)
-        Mean coefficient of each of them over the image after the change.
+        Mean coefficient of each changed concept over the image after the change.
     changed : float
-        Relative change of the features, ‖x' − x‖ / ‖x‖.
+        Relative change ‖x' − x‖ / ‖x‖ of the features x of the image.
     percentile : float
-        Percentile of the changed features' distance among the distances of the training images.
+        Percentage of the training images whose own distance to the training images is smaller than
+        that of the changed features: see `TrainingDistance`.
     """
 
     status: str
@@ -185,10 +187,11 @@ class ImagePages:
     pictures : tuple of n ndarray of shape (height, width, 3), uint8
         The images as they are shown, of any size.
     names : tuple of n str
+        Names of the images.
     labels : ndarray of shape (n,), int
-        Class of each image.
+        Index of the class of each image, as given to `write_report` or else as predicted.
     likeliest : ndarray of shape (n, m), int
-        The m likeliest classes of each image, the predicted class first.
+        Indices of the m likeliest classes of each image, the predicted class first.
     probabilities : ndarray of shape (n, m)
         Probabilities of the likeliest classes.
     scores : ndarray of shape (n,)
@@ -198,7 +201,8 @@ class ImagePages:
     contributions : ndarray of shape (n, I)
         Contribution of each concept to the logit of the predicted class.
     maps : ndarray of shape (n, h, w, I)
-        Maps of the concepts in h × w cells, in [0, 1]; 0 where a concept is not detected.
+        Maps of the concepts in h × w cells: coefficients scaled to [0, 1] such that the largest
+        0.5 % of a concept's positive values are 1; 0 where the concept is not detected.
     changes : tuple of n (Change or None)
         Counterfactual of each image; None for an image without one.
     """
@@ -224,10 +228,11 @@ class ExtractorConcepts:
     name : str
         Name of the extractor.
     contributions : dict of int to ndarray of shape (J,)
-        By class: contribution of each of the extractor's J concepts to the logit of the class, mean
-        over the class's images.
+        By index of the class: contribution of each of the extractor's J concepts to the logit of
+        the class, mean over the class's images.
     crops : dict of int to ndarray of shape (k, s, s, 3), uint8
-        By concept: best crops of the concepts that are shown.
+        By index of the concept, for the concepts that are shown: the k crops in which it is
+        strongest, of side s in pixels.
     """
 
     name: str
@@ -248,8 +253,8 @@ class Report:
     explanation : ModelExplanation
         Result of `explain_model`: contributions and influence of the concepts, for each class.
     concepts : ConceptPages
-        For the page of each concept: best crops, where it is detected, cosines and overlaps with
-        other concepts, and its label.
+        For the page of each concept: best crops, where it is detected, cosines of its directions
+        with those of other concepts, overlaps of its detections with theirs, and its label.
     images : ImagePages
         For the page of each shown image: picture, prediction, contributions and maps of the
         concepts, and its counterfactual.

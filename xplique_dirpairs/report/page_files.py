@@ -33,7 +33,8 @@ def save_report(report: Report, path: str | Path, single_file: bool = False) -> 
         A folder, which is created if needed; an earlier report in it is replaced. With
         ``single_file``, an HTML file.
     single_file : bool, default=False
-        Whether to write everything to one HTML file, which is about a third larger.
+        Whether to write everything to one HTML file, which is about a third larger than the files
+        of a folder together.
 
     Returns
     -------

@@ -75,7 +75,8 @@ def write_report(
 ) -> Path:
     """Write a report of a model, its concepts and some images, in one pass over the images.
 
-    It has a page for every class, for every concept, and for up to ``settings.max_images`` images.
+    The report is HTML that a browser opens without a server. It has a page for every class, for
+    every concept, and for up to ``settings.max_images`` images.
 
     Parameters
     ----------
@@ -93,8 +94,9 @@ def write_report(
     explanation : ModelExplanation, optional
         Result of `explain_model` for the same concepts. None: it is computed with default settings.
     comparison : Comparison, optional
-        A comparison of extractors. Its tables get a page, and the concepts of the other extractors
-        are shown on the pages of classes. None: there is neither.
+        Result of `compare`, preferably of other extractors on images of the same classes. Its
+        tables get a page, and the strongest concepts of its extractors, except for the controls,
+        are shown on the pages of classes. None: the report has no such tables and concepts.
     interpretability : Interpretability, optional
         Result of `interpretability` for these concepts, whose labels are shown with their scores.
         None: concepts have no labels.
@@ -103,10 +105,11 @@ def write_report(
         largest number of concepts that may be changed together, in a search for counterfactuals of
         the images that have a page. None: there are no counterfactuals.
     training_activations : ndarray of shape (M, *spatial, D), optional
-        Activations of M training images, which show this search what features and amounts of the
-        concepts are usual. None: the activations of the images themselves.
+        Activations of M training images, used if ``counterfactuals`` is an integer: they show the
+        search which features and coefficients are usual. None: the activations of ``images``, or of
+        a part of them if all are larger than ``settings.memory``.
     settings : ReportSettings, default=ReportSettings()
-        Title of the report, what it shows of the images, and how they are read.
+        Title of the report, what it shows of the images, and how it is computed.
     single_file : bool, default=False
         Whether to write everything to one HTML file, which is about a third larger.
     verbose : int, default=1

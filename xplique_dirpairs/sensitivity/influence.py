@@ -68,10 +68,12 @@ _CONFIDENCE = 0.95
 class InfluenceSettings:
     """Settings of how `influence` measures the effect of signal vectors, and tests it.
 
-    The *head* is the second half of the network, from the layer to the classes. It is linear if it
-    is a dense layer, with or without average pooling before it and a softmax or sigmoid after it. A
-    step of length a along a signal vector changes the log-probability of a class by Δ, in nats
-    (RCAV, Pfau et al. 2020), and its *centred logit*, the logit less the mean logit over classes.
+    A *signal vector* is the direction along which the features change with a concept: the encoding
+    direction of a direction pair, or what another method adds to the features. The *head* is the
+    second half of the network, from the layer to the classes. It is linear if it is a dense layer,
+    with or without average pooling before it and a softmax or sigmoid after it. A step of length a
+    along a signal vector changes the log-probability of a class by Δ, in nats (RCAV, Pfau et al.
+    2020), and its *centred logit*, the logit minus the mean logit of all classes.
 
     Attributes
     ----------
@@ -82,34 +84,39 @@ class InfluenceSettings:
         What signal vectors are compared with. "uniform": random directions, uniform on the sphere.
         Significant then means: more than if the weights of the class had nothing to do with the
         signal vector. "permuted labels", as in the paper (Doumanoglou et al., arXiv 2509.23926):
-        signal vectors estimated from detections that were assigned to random positions. Significant
-        then means: more than what the features vary along anyway. In a trained network features
-        vary along what its classes need, so that possibly no concept is significant.
+        signal vectors estimated after the detections of the concept were assigned to random
+        positions. Significant then means: more than directions along which the features vary
+        whether or not the concept is there. In a trained network features vary along what its
+        classes need, so that there may be no significant concept at all.
     noise_vectors : int, optional
-        Number of noise vectors. None: 300 uniform directions for all concepts together (none for a
-        linear head, whose p-values are exact); or 1000 vectors from permuted labels for each
-        concept, 100 if the head does not start with pooling.
+        Number of noise vectors that signal vectors are compared with. None: with uniform noise,
+        300 directions, the same for all concepts; with permuted labels, 1000 vectors for each
+        concept, or 100 if the head does not start with pooling. A linear head under uniform noise
+        needs none: its p-values are exact.
     images : {"all", "class"}, default="all"
-        Images in which changes of a class are measured. "all": in all images, which include those
-        where the class is not certain already and can still be helped. "class": in its own images.
+        Images in which the changes of a class are measured. "all": all images, also those of other
+        classes, where the probability of the class can still rise. "class": images of the class.
     min_images : int, default=10
         With uniform noise and a head that is not linear, a class is only tested if it is the
         predicted class of at least this number of images.
     level : float, default=0.05
         Level of significance θ, in (0, 1).
     tie : float, default=1e-6
-        Changes |Δ| up to this value count as 0, and so do values of ``statistic``.
+        Changes |Δ| up to this value, in nats, count as 0 in the score SC. With permuted labels
+        values of ``statistic`` up to it count as 0 as well.
     statistic : {"change", "score"}, default="change"
-        What is compared with permuted labels. "change": |mean Δ|. "score": |SC|, where the score SC
-        is the share of images with Δ > 0 less that with Δ < 0; it cannot exceed 1. With uniform
-        noise the change of the centred logit is compared, whatever this is.
+        What is compared between signal vector and noise if labels are permuted. "change":
+        |mean Δ|. "score": |SC| in [0, 1], where the score SC is the share of the images with Δ > 0
+        minus the share with Δ < 0. Uniform noise ignores this setting: the change of the centred
+        logit is compared.
     estimator : callable, optional
         For permuted labels: function of features (S, D) at S positions and of B permutations of
-        their labels ±1, (B, S), that returns B noise vectors of unit length, (B, D). None: the mean
-        difference between both labels. `sensitivity.noise_vectors.trained_filter_noise` is that of
-        the paper.
+        their labels, (B, S), where 1 stands for the concept and −1 for its absence; it returns B
+        noise vectors of unit length, (B, D). None: mean of the features labelled 1 minus mean of
+        those labelled −1. `sensitivity.noise_vectors.trained_filter_noise` is the paper's.
     positions : int, default=5000
-        For permuted labels: largest number S of sampled positions, half of them with the concept.
+        For permuted labels: largest number S of positions that are sampled for a concept, half of
+        them with the concept.
 
     Raises
     ------
@@ -147,7 +154,7 @@ class InfluenceSettings:
 
     @property
     def is_uniform(self) -> bool:
-        """Whether directions are compared with uniform ones."""
+        """Whether signal vectors are compared with uniform directions, not with permuted labels."""
         return self.noise == "uniform"
 
 
@@ -168,8 +175,10 @@ def influence(
 
     Features are moved along the concept's encoding direction (the signal vector of direction pairs)
     at every position of an image, and the change of the classes' logits is compared with the change
-    that random directions cause: RCAV (Pfau et al. 2020; Doumanoglou et al., arXiv 2509.23926),
-    with this project's test by default.
+    that random directions cause. This is RCAV (Pfau et al. 2020; Doumanoglou et al., arXiv
+    2509.23926), but by default with another test, which is defined by this project: the change of
+    the class's centred logit (its logit minus the mean logit of all classes) against that of
+    directions drawn uniformly from the sphere.
 
     Parameters
     ----------
@@ -181,8 +190,8 @@ def influence(
         Class of each image, as an index or as a one-hot row of K classes. None: the class that the
         network predicts. `Influence.effects` of a class are measured in its images.
     settings : InfluenceSettings, default=InfluenceSettings()
-        Length of the step, kind of noise and level of significance. By default: steps of length 5,
-        uniform random directions, 5 %.
+        Length of the step, kind of noise and level of significance. By default: steps of length 5
+        in units of the features, uniform random directions, and a level of 5 %.
     batch_size : int, default=64
         Number of images that pass through the network at a time.
     random_state : int or None, default=0

@@ -42,10 +42,10 @@ _BOTH = ("benjamini-hochberg", "bonferroni")
 class Influence(Sensitivity):
     """Effects of I directions on K classes, and their significance against noise.
 
-    `influence` returns it; the directions are the concepts' encoding directions. Changes are those
-    that a step along a direction, at every position of an image, causes. The *centred logit* of a
-    class is its logit less the mean logit over the classes; for independent sigmoid outputs it is
-    the logit itself.
+    `influence` returns it. The directions are the concepts' encoding directions, along which the
+    features change with a concept, and all *changes* below are caused by a step along a direction
+    at every position of an image. The *centred logit* of a class is its logit minus the mean logit
+    of all classes; for independent sigmoid outputs it is the logit itself.
 
     Attributes
     ----------
@@ -57,38 +57,40 @@ class Influence(Sensitivity):
     logit_changes : ndarray of shape (I, K)
         Mean change of the centred logit of the class over the images, in logits.
     images : ndarray of shape (K,), int
-        Number of images in which these three were measured, for each class.
+        Number of images in which ``scores``, ``changes`` and ``logit_changes`` of each class were
+        measured.
     effects : ndarray of shape (I, K)
-        What the concept contributes to the centred logit in the images of the class, in logits:
-        for each image, the change of the centred logit for a step along the direction, divided by
-        ``amount``, times the length by which the concept's coefficients move this image's features
-        along the direction; mean over the images. NaN for
-        a class without images, or if coefficients are not known.
+        What the concept contributes to the centred logit of the class, in logits, mean over the
+        images of the class. In one image this is a product: the change of the centred logit by a
+        step along the direction, per unit of its length, times the length by which the concept's
+        coefficients, averaged over positions, move the features along the direction. NaN for a
+        class without images, or if coefficients are not known.
     intervals : ndarray of shape (I, K)
         Half the length of the 95 % confidence interval of ``effects`` over the images of the class;
         NaN for fewer than two images.
     predicted : ndarray of shape (K,), int
         Number of images that are predicted as each class.
     p_values : ndarray of shape (I, K)
-        p-values, not corrected for the number of tests; NaN where there was no test: `reason` says
-        why.
+        p-values, not corrected for the number of tests. NaN where there was no test; the method
+        `reason` says why.
     noise : {"uniform", "permuted labels"}
         What directions were compared with: random directions, or signal vectors estimated from
         permuted detections (`InfluenceSettings`).
     noise_vectors : int
-        Number of noise vectors (for each direction, with permuted labels); 0 if p is exact.
+        Number of noise vectors that each direction was compared with: the same ones for all
+        directions if noise is uniform. 0 if p-values are exact, so that none was needed.
     amount : float
         Length of the step, in units of the features.
     statistic : {"logit", "change", "score"}
         What was compared with noise: |``logit_changes``|, |``changes``| or |``scores``|. All
         tests are two-sided.
     min_images : int
-        With uniform noise and a head that is not linear: number of images that must be predicted as
-        a class for a test.
+        Smallest number of images that must be predicted as a class for the class to be tested. It
+        applies with uniform noise and a head (the network after the layer) that is not linear.
     level : float
         Level of significance, in (0, 1).
     interrupted : bool, default=False
-        Whether Ctrl-C ended the tests, so that some directions are not tested.
+        Whether Ctrl-C ended the tests, so that some directions have no p-values.
     unlisted_p_values : ndarray of shape (n,)
         p-values of the n tests of classes that `of_classes` left out. p-values of the other classes
         are still corrected for these tests.
@@ -111,8 +113,8 @@ class Influence(Sensitivity):
     def unit_effects(self) -> Array:
         """Mean change of a class's centred logit per unit length of a step, (I, K), in logits.
 
-        There is a row for each of I directions and a column for each of K classes. The centred
-        logit is the logit less the mean over the classes (the logit itself for sigmoid outputs).
+        There is a row for each of I directions and a column for each of K classes. The mean is over
+        the images that ``images`` counts.
         """
         return np.asarray(self.logit_changes / self.amount)
 
@@ -163,7 +165,7 @@ class Influence(Sensitivity):
 
     @property
     def is_exact(self) -> bool:
-        """Whether p-values are exact: uniform noise and a linear head, so that none is sampled."""
+        """Whether p-values are exact: noise is uniform and the head linear, so none was sampled."""
         return self.noise == "uniform" and not self.noise_vectors
 
     def reason(self, direction: int, class_id: int) -> str:
@@ -179,6 +181,7 @@ class Influence(Sensitivity):
         Returns
         -------
         reason : str
+            For example "no images of the class".
         """
         if self.tested[direction, class_id]:
             return ""
@@ -241,7 +244,7 @@ class Influence(Sensitivity):
         return self.tests > 0 and (self.noise == "uniform" or self.noise_vectors >= needed)
 
     def summary(self, correction: str = "benjamini-hochberg") -> InfluenceSummary:
-        """Return the paper's counts of significant directions and classes.
+        """Count significant directions and classes, as Doumanoglou et al. (arXiv 2509.23926).
 
         Parameters
         ----------
@@ -252,8 +255,9 @@ class Influence(Sensitivity):
         -------
         summary : InfluenceSummary
             ``sdc``, the number of directions that are significant for at least one class; ``scdp``,
-            the number of significant pairs of class and direction; and counts of those that help or
-            hurt a class, by the sign of ``logit_changes`` (uniform noise) or ``scores``.
+            the number of significant pairs of class and direction; and counts of the directions
+            that help a class (``logit_changes`` or, with permuted labels, ``scores`` above 0) or
+            hurt it (below 0).
 
         Raises
         ------
@@ -298,8 +302,9 @@ class Influence(Sensitivity):
     ) -> Table:
         """Return a table with the effect of every direction on every class, p and a verdict.
 
-        There is a row for each direction and class. The columns are the effect in logits
-        (``effects`` ± ``intervals``), the unit effect (`unit_effects`), p and the verdict.
+        There is a row for each pair of a direction and a class. The columns are the effect in
+        logits (``effects`` ± ``intervals``), the unit effect (`unit_effects`), the p-value, and the
+        verdict of `verdicts`.
 
         Parameters
         ----------
@@ -352,8 +357,9 @@ class Influence(Sensitivity):
         Parameters
         ----------
         corrections : sequence of str, default=("benjamini-hochberg", "bonferroni")
-            Corrections for many tests: see `significant`. A row says "unreachable" if there were
-            too few noise vectors for anything to be significant, and "not tested" without a test.
+            Corrections for many tests: see `significant`. Instead of counts, a row says
+            "unreachable" if there were too few noise vectors for anything to be significant, and
+            "not tested" if there was no test.
 
         Returns
         -------
@@ -381,9 +387,9 @@ def influence_table(
     influences : dict of str to Influence
         Influence of the concepts of each extractor, by the extractor's name.
     corrections : sequence of str, default=("benjamini-hochberg", "bonferroni")
-        Corrections, which have a row each: see `Influence.significant`. The row is marked
-        "unreachable" if there were too few permutations for anything to be significant, and "not
-        tested" if there was no test.
+        Corrections for many tests, which have a row each: see `Influence.significant`. Instead of
+        counts, a row says "unreachable" if there were too few noise vectors for anything to be
+        significant, and "not tested" if there was no test.
 
     Returns
     -------

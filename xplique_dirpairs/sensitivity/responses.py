@@ -60,13 +60,13 @@ class Sensitivity:
     Attributes
     ----------
     scores : ndarray of shape (I, K)
-        SC in [−1, 1]: the share of the images where the direction helps the class, minus the share
-        where it hurts.
+        SC in [−1, 1]: the share of the images where a step along the direction raises the
+        probability of the class, minus the share where it lowers it.
     changes : ndarray of shape (I, K)
-        Mean Δ, the change of log p, in nats.
+        Mean Δ, the change of the class's log-probability by the step, in nats.
     logit_changes : ndarray of shape (I, K)
-        Mean change of the centred logit. For a linear head it does not depend on images, and is
-        known for all classes.
+        Mean change of the centred logit by the step, in logits. For a linear head it is the same in
+        every image, and known for classes without images, too.
     images : ndarray of shape (K,), int
         Number of images that count for each class.
     """
@@ -249,7 +249,7 @@ class ShiftResponse:
         return np.where(changes > self.tie, 1.0, 0.0) - (changes < -self.tie)
 
     def centred(self, logits: Array) -> Array:
-        """Return logits (..., K) less their mean over classes, unless these are independent."""
+        """Return logits (..., K) minus their mean over classes; unchanged for sigmoid outputs."""
         if self.final_activation == "sigmoid":
             return logits
         return np.asarray(logits - logits.mean(axis=-1, keepdims=True))
