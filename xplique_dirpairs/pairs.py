@@ -23,6 +23,7 @@ from xplique_dirpairs.core.validation import (
     check_concepts,
     check_finite,
     check_number,
+    check_real,
 )
 
 Off = Literal["absent", "undecided"]
@@ -80,7 +81,7 @@ class DirectionPairs:
                 continue
             dtype = np.float64 if field.name == "signals" else np.float32
             with np.errstate(over="ignore"):  # overflow is found below
-                array = _as_real(field.name, value).astype(dtype)
+                array = check_real(field.name, value).astype(dtype)
             if not np.isfinite(array).all():
                 raise ValueError(f"{field.name} must be finite, but holds NaN or infinite values")
             object.__setattr__(self, field.name, array)
@@ -315,7 +316,7 @@ class DirectionPairs:
             If the last axis of ``coefficients`` does not have length I, or ``off`` is not one of
             its values.
         """
-        u = _as_real("coefficients", coefficients, self.number_of_concepts, "concepts")
+        u = check_real("coefficients", coefficients, self.number_of_concepts, "concepts")
         return np.asarray(u @ self.bank(off))
 
     def suppress(
@@ -465,7 +466,7 @@ class DirectionPairs:
         return FORMAT.load(path, lambda arrays, _: cls(**arrays))
 
     def _as_features(self, x: ArrayLike) -> Array:
-        features = _as_real("features", x, self.channels, "channels")
+        features = check_real("features", x, self.channels, "channels")
         return features if features.dtype == np.float64 else features.astype(np.float32, copy=False)
 
 
@@ -487,18 +488,6 @@ def _cross_inverse(filters: Array, signals: Array) -> Array:
 def _absent_bank(filters: Array, signals: Array) -> Array:
     """Compute Bᵀ = (Ŝ(WᵀŜ)⁺)ᵀ, (I, D), from filters and signal vectors, (I, D) each."""
     return np.asarray(_cross_inverse(filters, signals).T @ signals.astype(np.float64))
-
-
-def _as_real(name: str, values: ArrayLike, width: int | None = None, unit: str = "") -> Array:
-    """Return an array of real numbers, after checking that its last axis has length ``width``."""
-    array = np.asarray(values)
-    if array.dtype.kind not in "fiub":
-        raise ValueError(f"{name} must be real numbers, not {array.dtype}")
-    if width is not None and array.shape[-1:] != (width,):
-        raise ValueError(
-            f"the last axis of {name} must have {width} {unit}, but their shape is {array.shape}"
-        )
-    return array
 
 
 def _frozen(array: Array) -> Array:

@@ -35,7 +35,8 @@ from xplique_dirpairs.extractors.concept_plots import ChecksFit, ConceptPlots
 from xplique_dirpairs.factorizers.base import DirectionsFactorizer
 from xplique_dirpairs.factorizers.direction_pairs import DirectionPairsFactorizer
 from xplique_dirpairs.learning.history import History
-from xplique_dirpairs.learning.recipe import Recipe, get_recipe
+from xplique_dirpairs.learning.presets import get_recipe
+from xplique_dirpairs.learning.recipe import Recipe
 from xplique_dirpairs.metrics.importance import sobol_designs, sobol_indices
 from xplique_dirpairs.models.copies import HoldsModels
 from xplique_dirpairs.models.graph import check_keras_model

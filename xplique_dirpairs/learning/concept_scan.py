@@ -22,7 +22,8 @@ from xplique_dirpairs.learning.features import Features, as_features
 from xplique_dirpairs.learning.history import History, LearningWarning
 from xplique_dirpairs.learning.learner import learn_pairs
 from xplique_dirpairs.learning.number_of_concepts import SkewnessCount
-from xplique_dirpairs.learning.recipe import Recipe, get_recipe
+from xplique_dirpairs.learning.presets import get_recipe
+from xplique_dirpairs.learning.recipe import Recipe
 from xplique_dirpairs.metrics.dictionary import stability_of
 from xplique_dirpairs.models.head import Head, check_head
 from xplique_dirpairs.pairs import WELL_CONDITIONED, DirectionPairs

@@ -14,12 +14,12 @@ from xplique_dirpairs.core.validation import check_random_state
 from xplique_dirpairs.data.shards import ActivationShards
 from xplique_dirpairs.learning.coordinates import Coordinates, Moments, rank_of_signal, whitened
 from xplique_dirpairs.learning.features import Features, as_features
+from xplique_dirpairs.learning.outliers import leave_out_far
 from xplique_dirpairs.learning.sparse import count_sparse
 from xplique_dirpairs.learning.starts import (
     GAP,
     SAME,
     distinct_directions,
-    leave_out_far,
     nearest_maxima,
     skewness_filters,
 )
