@@ -48,6 +48,8 @@ def compute_activations(model: keras.Model, images: ArrayLike, batch_size: int =
     Returns
     -------
     activations : ndarray of shape (N, *spatial, D), float32
+        Activations in D channels: ``*spatial`` is (H, W) for feature maps, (T,) for tokens, and
+        empty for vectors.
 
     Raises
     ------

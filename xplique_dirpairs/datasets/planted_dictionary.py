@@ -45,10 +45,11 @@ class Coefficients:
     Parameters
     ----------
     draw : callable
-        ``draw(rng, (P, I))`` returns coefficients of at least 0, (P, I). An atom whose coefficient
-        is 0 is off.
+        Function of a random generator and a shape (P, I), for P positions and I atoms, that returns
+        coefficients of at least 0 of this shape. An atom whose coefficient is 0 is off.
     mean : float or array-like of shape (I,)
-        Their mean, to which trees relate a parent's coefficient.
+        Mean of the coefficients. In `Trees`, a child's coefficient is multiplied by its parent's
+        divided by the parent's mean.
     """
 
     draw: Draw

@@ -81,21 +81,26 @@ class AutoencoderFactorizer(LinearFactorizer):
         Parameters
         ----------
         activations : array-like of shape (P, D), or ActivationShards
-            Features at P positions with D channels. From shards, the training draws its batches
-            from a random sample of 256 MB of the positions.
+            Features at P positions with D channels. If they are given as shards, the batches of the
+            training are drawn from a random sample of 256 MB (10⁶ bytes) of the positions.
 
         Returns
         -------
         concept_bank_w : ndarray of shape (I, D)
             Concept bank: the atoms of the I concepts.
         coeffs_u : ndarray of shape (P, I)
-            Coefficients of the activations.
+            Coefficients of the I concepts at the P positions.
 
         Raises
         ------
         ValueError
-            If the activations are not flat and finite or are constant, or a parameter is out of
-            range.
+            If the activations are not flat and finite or are constant, if there are fewer positions
+            than concepts, or if a parameter is out of range.
+
+        Warns
+        -----
+        LearningWarning
+            If ``history_.problems()`` is not empty.
         """
         start = time.perf_counter()
         bank, coefficients = super().fit(activations)

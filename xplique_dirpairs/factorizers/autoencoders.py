@@ -38,20 +38,20 @@ class TopKFactorizer(AutoencoderFactorizer):
     Gao et al. 2024, "Scaling and evaluating sparse autoencoders" (arXiv 2406.04093). Each of I
     concepts has a filter and a bias, which give its coefficient, and an atom, a row of the concept
     bank A. Features x have the coefficients u = TopK(ReLU(filters · x − biases)), where TopK sets
-    all but the k largest to 0; a concept *fires* where its coefficient is above 0. They are
+    all but the k largest to 0; a concept *fires* where its coefficient is above 0. Features are
     reconstructed as u A + offset, with unit atoms and a learned offset, so that coefficients have
     the units of the features. Concepts that have stopped firing are trained to reconstruct what the
-    others miss (the paper's auxiliary loss). Atoms are initialised at positions of the data in
-    different directions (k-means++), so that few concepts never fire.
+    other concepts miss (the paper's auxiliary loss). Atoms are initialised at positions of the data
+    in different directions (k-means++), so that few concepts never fire.
 
-    The problem is not convex. As the paper trains, with k concepts from the first step on, many
-    starts miss the atoms of data with known ones: a part of every atom ends in the offset, and R²
-    (the share of the features' variance that is reconstructed) is only a few hundredths below that
-    of the true atoms. Two things here are not in the paper: k falls from I to its final value
-    during the first half of the training, and the best of a few starts is kept. If no other start
-    finds the same atoms, and R² is below 0.998, ``history_.problems()`` says so. Starts can also
-    agree on wrong atoms, which is not noticed, if there is much noise (an R² of 0.7) and exactly k
-    atoms at every position.
+    The problem is not convex. With k concepts from the first step on, as in the paper, many starts
+    (trainings from different initial atoms) do not find the atoms that features were generated
+    from: a part of every atom ends in the offset, and R² (the share of the features' variance that
+    is reconstructed) is only a few hundredths below that of the true atoms. Two things here are not
+    in the paper: k falls from I to its final value during the first half of the training, and the
+    best of a few starts is kept. If no other start finds the same atoms, and R² is below 0.998,
+    ``history_.problems()`` says so. It is not noticed if starts agree on wrong atoms, as they can
+    if there is much noise (an R² of 0.7) and exactly k atoms at every position.
 
     The offset is initialised at the mean of the features, not at their geometric median as in the
     authors' code; on known dictionaries the median was not better.
@@ -61,9 +61,10 @@ class TopKFactorizer(AutoencoderFactorizer):
     number_of_concepts : int, default=20
         Number of concepts, I. It may exceed the number of channels.
     k : int, default=None
-        Largest number of concepts that fire at a position, 1 to I. None: I/5, rounded up. (Language
-        models are given thousands of concepts and a k far below a hundredth of that. Ten to thirty
-        concepts must represent a whole layer, and with k = 1 they would be clusters.)
+        Largest number of concepts that fire at a position, 1 to I. None: I/5, rounded up. (For
+        language models it is usual to learn thousands of concepts with a k far below a hundredth of
+        that. The ten to thirty concepts that are usual for images must represent a whole layer, and
+        with k = 1 they would be clusters.)
     steps : int, default=2000
         Number of steps of Adam. The learning rate decays along a cosine to 2 % of its first value.
     batch_size : int, default=512
@@ -71,12 +72,12 @@ class TopKFactorizer(AutoencoderFactorizer):
     learning_rate : float, default=1e-2
         Learning rate of the first step.
     random_state : int, default=None
-        Seed of the initialisation and of the order of the positions.
+        Seed of the initialisation and of the order of the positions. None draws a seed.
     verbose : int, default=0
         0: silent. 1: a progress bar is shown for every start.
     n_init : int, default=6
-        Largest number of starts. The one with the best R² is kept. No further start is made once
-        another start has nine tenths of its atoms, too (cosine above 0.95).
+        Largest number of starts. The start with the best R² is kept. No further start is made once
+        another one has found nine tenths of the best one's atoms (cosine above 0.95).
 
     Attributes
     ----------
@@ -91,7 +92,7 @@ class TopKFactorizer(AutoencoderFactorizer):
     scale_ : float
         RMS distance of the features from their mean, by which features are divided for training.
     history_ : AutoencoderHistory
-        Losses by epoch, R², how often concepts fire, and ``problems()`` in words.
+        Losses by epoch, R², how often concepts fire, and what is wrong in words (``problems()``).
     """
 
     n_init: int = 6
@@ -155,7 +156,8 @@ class ArchetypalFactorizer(AutoencoderFactorizer):
     learning_rate : float, default=1e-2
         Learning rate of the first step.
     random_state : int, default=None
-        Seed of the centroids, of the initialisation and of the order of the positions.
+        Seed of the centroids, of the initialisation and of the order of the positions. None draws a
+        seed.
     verbose : int, default=0
         0: silent. 1: a progress bar is shown.
     n_centroids : int, default=None
@@ -169,7 +171,7 @@ class ArchetypalFactorizer(AutoencoderFactorizer):
     mixture_ : ndarray of shape (I, n_centroids)
         Weights W of the centroids in each archetype.
     relaxation_ : ndarray of shape (I, D)
-        Zero in this class; what `RelaxedArchetypalFactorizer` adds to the atoms:
+        Zero in this class. `RelaxedArchetypalFactorizer` adds it to the atoms:
         ``bank_ = mixture_ @ centroids_ − constant_ + relaxation_``.
     """
 

@@ -63,18 +63,19 @@ def learn_pairs(
         The rest of the network, from the layer to the class scores. None: the terms of the
         objective that evaluate the network (L^uur and L^cur in the paper) are left out.
     recipe : str or Recipe, default="default"
-        What the stages of the learning minimise, and how. "default" is for features that are
-        concepts plus noise; where the features are not, as in most real networks, it goes on as
-        "soft", whose detectors are less sharp; where they are rare concepts, any number of them at
-        a position, as "sparse". "constrained" is for small networks and few concepts;
-        "paper-deep" and "paper-synthetic" are the paper's own, slow settings; "uibe" and "cbe" are
-        its predecessors.
+        What the stages of the learning minimise, and how. "default" suits features that are a sum
+        of concepts and noise, and replaces itself by another recipe where they are not: by "sparse"
+        where concepts are rare and any number of them is at a position, otherwise, as in most real
+        networks, by "soft", whose detections rise less steeply at their thresholds. "constrained"
+        is for small networks and few concepts; "paper-deep" and "paper-synthetic" are the paper's
+        own, slow settings; "uibe" and "cbe" are the methods that preceded the paper's.
     n_init : int, optional
-        Number of restarts, which are learned side by side, each to the end. The restart with the
-        smallest objective plus ten times its constraint violations is kept;
-        `DirectionPairs.recurrence` is the share of the other restarts in which each of its concepts
-        was found again. None: the number of the recipe (8 for "constrained", 1 for most others; for
-        "default", as many as are cheap, up to 8).
+        Number of restarts: fits from different initial filters, learned side by side, each to the
+        end. The restart with the smallest objective plus ten times its constraint violations is
+        kept; `DirectionPairs.recurrence` is the share of the other restarts in which each of its
+        concepts was found again. None: the number of the recipe (8 for "constrained", 1 for most
+        others). "default" then begins with up to 8, the fewer the longer a step takes, and drops
+        the worse half after each stage.
     random_state : int, optional
         Seed. The same seed on the same machine gives the same pairs; None draws a random seed.
     verbose : int, default=1
@@ -86,16 +87,16 @@ def learn_pairs(
     Returns
     -------
     pairs : DirectionPairs
-        Filters, biases and signal vectors of the I concepts, for the activations as given.
+        Filters, biases and signal vectors of the I concepts, in the units of ``activations``.
     history : History
-        Losses of every epoch, decisions and problems of the fit.
+        Losses of every epoch, changes of the recipe, and problems of the result.
 
     Notes
     -----
     Ctrl-C ends the learning and keeps what was learned so far: the returned pairs are complete, and
     `History.interrupted` is True. KeyboardInterrupt is raised if nothing has been learned yet, or
-    if Ctrl-C is pressed again while the pairs are completed. A fit continued from ``resume`` may
-    also raise it before its first new step: its state is still in the folder.
+    if Ctrl-C is pressed again while signal vectors are computed at the end. A fit that continues
+    from ``resume`` may also raise it before its first new step; the saved state is not lost.
 
     Warns
     -----
