@@ -64,9 +64,10 @@ def learn_pairs(
         objective that evaluate the network (L^uur and L^cur in the paper) are left out.
     recipe : str or Recipe, default="default"
         What the stages of the learning minimise, and how. "default" suits features that are a sum
-        of concepts and noise, and replaces itself by another recipe where they are not: by "sparse"
-        where concepts are rare and any number of them is at a position, otherwise, as in most real
-        networks, by "soft", whose detections rise less steeply at their thresholds. "constrained"
+        of concepts, of distractors (variation that belongs to no concept) and of noise. Where they
+        are not, it is replaced by "sparse" if concepts are rare and any number of them is at a
+        position, and otherwise, as in most real networks, by "soft", whose detections rise less
+        steeply at their thresholds. "constrained"
         is for small networks and few concepts; "paper-deep" and "paper-synthetic" are the paper's
         own, slow settings; "uibe" and "cbe" are the methods that preceded the paper's.
     n_init : int, optional
