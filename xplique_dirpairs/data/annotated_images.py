@@ -36,7 +36,13 @@ class Annotated(Protocol):
         """Names of the concepts of each category; number c in the masks is ``names[c - 1]``."""
 
     def batches(self, batch_size: int = ...) -> Iterable[tuple[Array, Mapping[str, Array]]]:
-        """Yield images (n, H, W, …) and masks (n, H, W) by category, the same at every call."""
+        """Yield images (n, H, W, …) and their masks, category → (n, H, W), the same at every call.
+
+        Parameters
+        ----------
+        batch_size : int
+            Number of images in a batch; the last batch may have fewer.
+        """
 
 
 def flat_concepts(concepts: Mapping[str, tuple[str, ...]]) -> list[Concept]:
@@ -161,7 +167,9 @@ class AnnotatedImages:
         Yields
         ------
         images : ndarray of shape (n, H, W, C)
+            The next n images.
         masks : dict of str to ndarray of shape (n, H, W)
+            Category → its masks of these images.
 
         Raises
         ------
@@ -282,7 +290,9 @@ class AnnotatedStream:
         Yields
         ------
         images : ndarray of shape (n, H, W, C)
+            The next n images.
         masks : dict of str to ndarray of shape (n, H, W)
+            Category → its masks of these images.
 
         Raises
         ------
@@ -356,6 +366,7 @@ def check_masks(
     Returns
     -------
     masks : dict of str to ndarray of shape (N, H, W)
+        Masks by category, as arrays of integers.
 
     Raises
     ------

@@ -389,8 +389,12 @@ class AutoencoderHistory:
     def problems(self) -> list[str]:
         """Return problems that affect how far the result can be trusted, one sentence each.
 
-        They are: a training that stopped early, more than a tenth of the concepts that never fire,
-        and an R² below 0.998 with atoms that no other start has found.
+        Returns
+        -------
+        problems : list of str
+            A sentence if the training stopped early, one if more than a tenth of the concepts never
+            fire, and one if, after several starts, the best has an R² below 0.998 and no other has
+            found nine tenths of its atoms. Empty if there is no problem.
         """
         problems = list(self.cut_short)
         if len(self.dead) > _MANY_DEAD * len(self.occupancy):
@@ -417,7 +421,14 @@ class AutoencoderHistory:
         return sorted(self.agreeing)[-2]
 
     def summary(self) -> str:
-        """Return a summary of a few lines."""
+        """Return the history as a few lines of text, for a terminal or a notebook.
+
+        Returns
+        -------
+        summary : str
+            Duration, R², mean number of concepts that fire at a position, number of concepts that
+            never fire, and a line for each problem.
+        """
         result = (
             f"{len(self.l0)} epochs ({self.seconds:.1f} s): R² {self.final_r2:.3f}, "
             f"{self.final_l0:.2f} concepts per position, {len(self.dead)} dead"

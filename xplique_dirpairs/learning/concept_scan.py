@@ -160,6 +160,7 @@ class ConceptScan:
         Returns
         -------
         figure : matplotlib.figure.Figure
+            The figure, which is not shown.
         """
         suggested, reason = self._suggestion()
         number = "cannot tell" if suggested is None else suggested

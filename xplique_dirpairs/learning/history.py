@@ -148,6 +148,7 @@ class History:
         Returns
         -------
         summary : str
+            Lines separated by newline characters.
         """
         lines = []
         for name, losses in self.stages.items():

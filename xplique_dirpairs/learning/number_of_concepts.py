@@ -83,6 +83,7 @@ class SkewnessCount:
         Returns
         -------
         figure : matplotlib.figure.Figure
+            The figure, which is not shown.
         """
         lines = [title, self.verdict] if title else [self.verdict]
         return plot_number_of_concepts(skewnesses=self.curve, lines=lines)

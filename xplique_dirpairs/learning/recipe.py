@@ -361,6 +361,7 @@ class Recipe:
         Returns
         -------
         recipe : Recipe
+            Another recipe, or this one.
         """
         if restarts is None:
             return self
