@@ -68,6 +68,11 @@ class ActivationShards:
     ValueError
         If the folder holds no activations, if `write` or `compute` has not finished writing them,
         or if the file ``index.json``, which lists them, is damaged.
+
+    Examples
+    --------
+    >>> shards = ActivationShards.compute("activations", split.input_to_latent_model, dataset)
+    >>> pairs, history = learn_pairs(shards, 12, head=split.head)
     """
 
     def __init__(self, folder: str | os.PathLike[str]):

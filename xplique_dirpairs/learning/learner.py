@@ -113,6 +113,14 @@ def learn_pairs(
         positive integer; if there is no such recipe; if the head is not a Head, or expects
         activations of another shape; if ``resume`` cannot be written to, or holds the state of
         another fit.
+
+    Examples
+    --------
+    >>> split = split_model(model, "last_conv")
+    >>> activations = split.input_to_latent_model.predict(images)
+    >>> pairs, history = learn_pairs(activations, 12, head=split.head, random_state=0)
+    >>> print(history.summary())
+    >>> detections = pairs.detect(activations)  # (N, H, W, 12)
     """
     recipe = get_recipe(recipe)
     if n_init is not None:
