@@ -98,8 +98,9 @@ class DirectionPairs:
         if self.filters.ndim != 2 or 0 in self.filters.shape:
             raise ValueError(f"filters must have shape (I, D), not {self.filters.shape}")
         concepts, channels = self.filters.shape
-        expected = {"signals": (concepts, channels), "mean": (channels,)}
-        expected |= dict.fromkeys(("biases", "absent_levels", "recurrence"), (concepts,))
+        per_concept = ("biases", "absent_levels", "recurrence")
+        expected: dict[str, tuple[int, ...]] = dict.fromkeys(per_concept, (concepts,))
+        expected |= {"signals": (concepts, channels), "mean": (channels,)}
         for name, shape in expected.items():
             array = getattr(self, name)
             if array is not None and array.shape != shape:
