@@ -12,7 +12,7 @@ from conftest import NETWORKS, make_images
 
 from xplique_dirpairs import DirectionPairsTf, split_model
 from xplique_dirpairs.learning import learner
-from xplique_dirpairs.learning.recipe import get_recipe
+from xplique_dirpairs.learning.presets import get_recipe
 
 ROOT = Path(__file__).parent.parent
 PAGE = (ROOT / "README.md").read_text(encoding="utf-8")

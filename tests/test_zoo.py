@@ -17,7 +17,7 @@ from xplique_dirpairs import (
     split_model,
     write_report,
 )
-from xplique_dirpairs.learning.recipe import get_recipe
+from xplique_dirpairs.learning.presets import get_recipe
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 

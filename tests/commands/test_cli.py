@@ -13,7 +13,7 @@ from PIL import Image
 from xplique_dirpairs.commands import cli
 from xplique_dirpairs.commands.options import COMMANDS
 from xplique_dirpairs.demo import run as demo_run
-from xplique_dirpairs.learning.recipe import RECIPES
+from xplique_dirpairs.learning.presets import RECIPES
 from xplique_dirpairs.pairs import DirectionPairs
 from xplique_dirpairs.version import __version__
 

@@ -20,7 +20,7 @@ from xplique_dirpairs.learning.coordinates import Moments, whitened
 from xplique_dirpairs.learning.features import Features, RandomBatches
 from xplique_dirpairs.learning.learner import learn_pairs
 from xplique_dirpairs.learning.objective import Objective
-from xplique_dirpairs.learning.recipe import get_recipe
+from xplique_dirpairs.learning.presets import get_recipe
 from xplique_dirpairs.models.head import Head
 
 

@@ -9,7 +9,7 @@ import pytest
 from xplique_dirpairs.extractors.craft import DirectionPairsTf
 from xplique_dirpairs.extractors.manager import DirectionPairsManagerTf
 from xplique_dirpairs.learning.objective import Objective
-from xplique_dirpairs.learning.recipe import get_recipe
+from xplique_dirpairs.learning.presets import get_recipe
 from xplique_dirpairs.pairs import DirectionPairs
 
 

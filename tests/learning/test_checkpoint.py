@@ -19,7 +19,8 @@ from xplique_dirpairs.learning.coordinates import Moments
 from xplique_dirpairs.learning.history import LearningWarning
 from xplique_dirpairs.learning.learner import learn_pairs
 from xplique_dirpairs.learning.objective import Objective
-from xplique_dirpairs.learning.recipe import Stage, get_recipe
+from xplique_dirpairs.learning.presets import get_recipe
+from xplique_dirpairs.learning.recipe import Stage
 from xplique_dirpairs.learning.state import Detectors, FitState, Pace, Running
 from xplique_dirpairs.models.head import Head
 

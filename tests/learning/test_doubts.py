@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 
 from xplique_dirpairs.datasets.synthetic import random_directions, signal_maps
-from xplique_dirpairs.learning import learner
+from xplique_dirpairs.learning import initialisation
 from xplique_dirpairs.learning.coordinates import Moments, whitened
 from xplique_dirpairs.learning.features import Features
 from xplique_dirpairs.learning.history import LearningWarning
 from xplique_dirpairs.learning.learner import learn_pairs
-from xplique_dirpairs.learning.recipe import get_recipe
+from xplique_dirpairs.learning.presets import get_recipe
 from xplique_dirpairs.learning.starts import count_maxima, make_start
 from xplique_dirpairs.metrics.recovery import detector_iou
 
@@ -69,7 +69,7 @@ def test_a_concept_on_a_third_of_all_positions_is_found_by_the_start(seed):
 
 
 def test_clusters_are_reported_where_the_spectrum_suggests_concepts(monkeypatch):
-    monkeypatch.setattr(learner, "make_start", lambda _, *rest: make_start("random", *rest))
+    monkeypatch.setattr(initialisation, "make_start", lambda _, *rest: make_start("random", *rest))
     assert "directions are cluster centres" in doubts(signals(1000, 8).features, 8)
 
 
@@ -99,7 +99,7 @@ def test_count_maxima_does_not_exceed_the_number_of_sources(concepts, images):
 
 
 def test_more_concepts_than_dimensions_are_reported_without_other_problems(monkeypatch):
-    monkeypatch.setattr(learner, "make_start", lambda _, *rest: make_start("random", *rest))
+    monkeypatch.setattr(initialisation, "make_start", lambda _, *rest: make_start("random", *rest))
     recipe = replace(get_recipe("soft"), stages=brief(get_recipe("soft").stages))
     recipe = replace(get_recipe("default"), otherwise=recipe)
     _, history = learn(signals(200).features, 10, recipe=recipe)

@@ -27,7 +27,7 @@ from xplique_dirpairs import (
     learn_pairs,
     split_model,
 )
-from xplique_dirpairs.learning.recipe import get_recipe
+from xplique_dirpairs.learning.presets import get_recipe
 
 #: Numbers of examples: what fits takes longer than pure functions.
 FEW_OR_MANY = [EVERY_DAY // 4, pytest.param(50, marks=pytest.mark.slow)]

@@ -26,7 +26,7 @@ from xplique_dirpairs.core.validation import shape_fits
 from xplique_dirpairs.data.images import compute_activations
 from xplique_dirpairs.extractors.concept_layer import ConceptLayer
 from xplique_dirpairs.learning.number_of_concepts import count_skewed_sources
-from xplique_dirpairs.learning.recipe import get_recipe
+from xplique_dirpairs.learning.presets import get_recipe
 from xplique_dirpairs.models.split import SplitModel, split_model
 from xplique_dirpairs.pairs import DirectionPairs
 from xplique_dirpairs.version import __version__

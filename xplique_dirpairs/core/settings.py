@@ -15,15 +15,15 @@ _TRUE = ("1", "true")
 def check_settings() -> None:
     """Raise a RuntimeError if a global setting prevents the package from working.
 
-    Keras and TensorFlow are asked only if they were imported before; the environment decides what
-    they will be otherwise.
+    Keras and TensorFlow are asked for their settings if they were imported before. If not, the
+    environment variables and the settings file from which they will take them are read.
 
     Raises
     ------
     RuntimeError
         If the backend of Keras is not TensorFlow, ``TF_USE_LEGACY_KERAS`` is set, the default type
-        of floats is not float32, eager execution was disabled, or TensorFlow converts
-        floats as numpy does.
+        of floats is not float32, eager execution was disabled, or the product of a float32 tensor
+        and a float64 number is float64, as in numpy.
     """
     if os.environ.get("TF_USE_LEGACY_KERAS", "").lower() in _TRUE:
         raise RuntimeError(

@@ -48,6 +48,8 @@ def compute_activations(model: keras.Model, images: ArrayLike, batch_size: int =
     Returns
     -------
     activations : ndarray of shape (N, *spatial, D), float32
+        Activations in D channels: ``*spatial`` is (H, W) for feature maps, (T,) for tokens, and
+        empty for vectors.
 
     Raises
     ------
@@ -207,8 +209,8 @@ def concept_maps(
     """Arrange coefficients ``(N, *spatial, I)`` as maps over the image, ``(N, H, W, I)``.
 
     Tokens form a grid with the proportions of the image. Tokens that are no part of the image, such
-    as a class token, are left out: those of `SplitModel.extra_tokens`. If the others do not form
-    such a grid, their places are unknown: they are averaged to one cell, which is logged.
+    as a class token, are left out: those with the indices ``extra_tokens``. If the other tokens do
+    not form such a grid, their places are unknown: they are averaged to one cell, which is logged.
     """
     values = without_extra_tokens(values, extra_tokens)
     if values.ndim == 4:
