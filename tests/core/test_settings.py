@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 from xplique_dirpairs.core.settings import check_settings
@@ -119,3 +120,8 @@ def test_the_package_works_under_a_setting(setting):
 def test_a_setting_that_the_package_cannot_work_under_is_named(setting, named):
     status, said = run(setting + "\n" + USE)
     assert status == 1 and said.startswith(("RuntimeError", "ValueError")) and named in said
+
+
+def test_numpy_that_raises_where_numbers_round_to_0_is_named():
+    with np.errstate(all="raise"), pytest.raises(RuntimeError, match=r"numpy\.seterr\(under="):
+        check_settings()

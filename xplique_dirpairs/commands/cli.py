@@ -179,7 +179,18 @@ def _check_paths(arguments: argparse.Namespace) -> None:
     if output is not None:
         is_file = getattr(arguments, "single_file", False)
         _check_kind("--output", output, "file" if is_file else "folder")
+        if not is_file:
+            _check_apart(output, getattr(arguments, "images", None))
         check_can_write(output.parent if is_file else output)
+
+
+def _check_apart(output: Path, images: Path | None) -> None:
+    """Raise an OSError if pictures would be written among the images, and be read as some later."""
+    if images is not None and output.resolve().is_relative_to(images.resolve()):
+        raise OSError(
+            f"--output: {output} is inside --images {images}, where its pictures would count as "
+            "images: choose another place"
+        )
 
 
 def _in_other_form(path: Path) -> Path | None:

@@ -206,9 +206,22 @@ class Subject:
         present = [name for name in written if not console.has_failed(arguments.output / name)]
         summary |= {"output": arguments.output, "written": [*present, SUMMARY]}
         path = arguments.output / SUMMARY
+        remaining = _written_before(path).difference(written, [SUMMARY])
+        if remaining:
+            names = listed([printable(name) for name in sorted(remaining)])
+            console.note(f"files of an earlier run are still in {arguments.output}/: {names}")
         with console.writing(path):
             path.write_text(as_json(summary) + "\n", encoding="utf-8")
         return summary
+
+
+def _written_before(summary: Path) -> set[str]:
+    """Return which files of an earlier summary's run are still in its folder."""
+    try:
+        written = json.loads(summary.read_text(encoding="utf-8"))["written"]
+        return {name for name in written if (summary.parent / name).is_file()}
+    except (OSError, ValueError, LookupError, TypeError):  # there is none, or it is something else
+        return set()
 
 
 def open_subject(arguments: argparse.Namespace, console: Console) -> Subject:

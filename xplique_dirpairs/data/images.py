@@ -17,6 +17,7 @@ import tensorflow as tf
 from numpy.typing import ArrayLike
 
 from xplique_dirpairs.core.batching import slices
+from xplique_dirpairs.core.geometry import token_rows
 from xplique_dirpairs.core.types import Array
 from xplique_dirpairs.core.validation import (
     as_activations,
@@ -219,8 +220,8 @@ def concept_maps(
         return values[:, None, None, :]
     tokens = values.shape[1]
     height, width = image_shape[:2]
-    rows = round((tokens * height / width) ** 0.5)
-    if rows and rows * round(rows * width / height) == tokens:
+    rows = token_rows(tokens, height, width)
+    if rows is not None:
         return np.asarray(values.reshape(len(values), rows, -1, values.shape[-1]))
     message = (
         "%d tokens form no grid over images of %d x %d: concepts are shown without a place. If "

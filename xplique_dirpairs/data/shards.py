@@ -346,9 +346,12 @@ def _name(number: int) -> str:
 
 
 def _path(folder: str | os.PathLike[str]) -> Path:
-    """Return the folder as a Path, or raise a TypeError."""
+    """Return the absolute path of the folder, or raise a TypeError.
+
+    A relative path would be lost where the current folder changes, as in workers of joblib.
+    """
     check_type("folder", folder, (str, os.PathLike), "a path")
-    return Path(folder)
+    return Path(folder).absolute()
 
 
 @contextmanager
