@@ -103,6 +103,9 @@ NETWORKS = {
     "vectors": (vectors, (32, 32, 3), "vector"),
 }
 
+#: Those that differ in the shape of their images or of their layer.
+SHAPES = ("conv_gap", "tall", "grayscale", "tokens", "tall_tokens", "class_token", "vectors")
+
 
 def make_images(count, shape, seed=0):
     """Return random images of 8×8 blocks of colour, (count, *shape) float32 in [0, 1]."""

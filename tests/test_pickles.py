@@ -47,6 +47,11 @@ def restored(request):
     return WAYS[request.param]
 
 
+@pytest.fixture(params=["pickle", pytest.param("joblib", marks=pytest.mark.slow)])
+def unpickled(request):
+    return WAYS[request.param]
+
+
 def layer_of(split):
     return xd.ConceptLayer.of(make_pairs(8, 3), split)
 
@@ -194,15 +199,15 @@ FACTORIZERS = [
 
 
 @pytest.mark.parametrize("kind", FACTORIZERS, ids=lambda kind: kind.__name__)
-def test_a_factorizer_can_be_copied_before_and_after_its_fit(kind, restored, halves):
+def test_a_factorizer_can_be_pickled_before_and_after_its_fit(kind, unpickled, halves):
     x = np.maximum(positions(halves("conv_gap"))[:120], 0)
     settings = {"steps": 5} if hasattr(kind(3), "steps") else {}
     settings |= {"n_init": 1} if kind is xd.TopKFactorizer else {}
     factorizer = kind(3, random_state=0, **settings)
-    again = restored(factorizer)
+    again = unpickled(factorizer)
     factorizer.fit(x), again.fit(x)
     wanted = factorizer.encode(x)
-    assert_equal([again.encode(x), restored(factorizer).encode(x)], [wanted, wanted])
+    assert_equal([again.encode(x), unpickled(factorizer).encode(x)], [wanted, wanted])
 
 
 def test_a_layer_of_xpliques_own_craft_can_be_copied(restored, halves):

@@ -157,9 +157,14 @@ FREE = Recipe(
 @pytest.mark.parametrize(
     "recipe, pools",
     [
-        *((name, name != "default") for name in RECIPES),  # default is tested with pooling above
-        pytest.param(FREE, False, id="free"),
-    ],
+        pytest.param(
+            name,
+            name != "default",  # default is tested with pooling above
+            marks=pytest.mark.slow if name in ("default", "constrained") else (),
+        )
+        for name in RECIPES
+    ]
+    + [pytest.param(FREE, False, id="free")],
 )
 def test_every_recipe_runs_and_records_a_history(recipe, pools, data, head):
     if not pools:
