@@ -52,8 +52,6 @@ def strategy_of(kind):
         return tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
     if kind == "workers":
         return tf.distribute.MultiWorkerMirroredStrategy()
-    if kind == "one_device":
-        return tf.distribute.OneDeviceStrategy("CPU:0")
     return None
 
 
