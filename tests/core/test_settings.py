@@ -14,7 +14,7 @@ USE = """
 import dataclasses, keras, numpy as np
 from keras import layers
 from xplique_dirpairs import ConceptLayer, DirectionPairsTf, correct, counterfactuals, split_model
-from xplique_dirpairs.learning.recipe import get_recipe
+from xplique_dirpairs.learning.presets import get_recipe
 def few_steps(recipe):
     stages = [dataclasses.replace(s, epochs=2, steps_per_epoch=5) for s in recipe.stages]
     return dataclasses.replace(recipe, stages=tuple(stages), otherwise=None)
