@@ -54,7 +54,7 @@ class NMFFactorizer(IterativeFactorizer):
         `sklearn.decomposition.MiniBatchNMF` learns, the fit has instead converged when a pass over
         all files changes W by at most 1 % (Frobenius norm).
     max_iter : int, default=1000
-        Largest number of iterations, for shards of passes over all files. If the fit has not
+        Largest number of iterations; with shards, of passes over all files. If the fit has not
         converged by then, a warning is issued.
     random_state : int, optional
         Seed of the initialisation: NNDSVD, a non-negative singular value decomposition, with zeros

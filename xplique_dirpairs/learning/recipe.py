@@ -41,8 +41,8 @@ class Stage:
         positions), "ma" (at least one concept at a position), "mm" (wide margins), "ic" and "eac"
         (no concept too rare, none too frequent), "fso" (a filter orthogonal to the signal vectors
         of other concepts), "uur" and "cur" (an uncertain network where concepts are switched off).
-        "fired" is the counterpart of "uur" in CBE, which preceded the paper. The table in
-        docs/method.md has the formulas.
+        "fired" is "uur" with the concepts that fire suppressed, as in Concept Basis Extraction
+        (CBE), an earlier method of the paper's authors. docs/method.md has a table of formulas.
     constraints : dict of str to float, default={}
         Name of a loss → the bound that it must stay below (augmented Lagrangian). No constraints
         by default.
@@ -71,8 +71,9 @@ class Stage:
         Learning rate of Adam at the beginning of the stage.
     schedule : str, default="cosine"
         How the learning rate changes. "constant": not at all; "cosine": it falls along a cosine to
-        2 % of its value, and the stage stops early if the objective does not improve for 5 epochs
-        among the last 30 %; "plateau": it is halved when the objective has not improved for
+        2 % of its value, and the stage stops early if the objective (the weighted sum of the
+        losses and the penalty of violated constraints) does not improve for 5 epochs among the
+        last 30 %; "plateau": it is halved when the objective has not improved for
         ``patience`` epochs, and the stage stops after 5 × ``patience`` such epochs in a row.
     patience : int, default=10
         Epochs without improvement before a "plateau" schedule halves the learning rate.
@@ -96,10 +97,10 @@ class Stage:
         fewer axes A, where slow learning would end too early and steps are cheap, both are
         multiplied by ``meant_for_axes / A``, but at most by 3. None: they are never changed.
     meant_for_concepts : int, optional
-        Number of concepts that ``sharpness`` is meant for. In whitened coordinates, the projections
-        of a concept on a share 1/I of the positions reach at most sqrt(I − 1): for I concepts, the
-        sharpness is multiplied by ``sqrt(meant_for_concepts / I)``, so that a margin is always the
-        same share of that reach. None: it is never changed.
+        Number of concepts that ``sharpness`` is meant for. For I concepts it is multiplied by
+        ``sqrt(meant_for_concepts / I)``, in any coordinates. The reason holds in whitened ones:
+        there the projections of a concept on a share 1/I of the positions reach at most
+        sqrt(I − 1), and a margin stays the same share of that. None: it is never changed.
 
     Raises
     ------

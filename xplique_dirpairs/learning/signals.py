@@ -448,8 +448,9 @@ def estimate_signals(
     pairs : DirectionPairs
         New pairs, with signal vectors of unit length. A concept that is detected everywhere or
         nowhere keeps its signal vector. Filters and signal vectors that were not learned together
-        may fit each other badly: check that ``condition_number`` is below about 30 before you
-        switch off several concepts at once, and do not use ``off="undecided"``.
+        may fit each other badly: check that the pairs' ``condition_number`` is below about 30
+        before you switch off several concepts at once, and leave the option ``off`` of the pairs'
+        methods at its default.
 
     Raises
     ------

@@ -92,7 +92,8 @@ def write_report(
         Class of each image, as an index or as a one-hot row of K classes; ignored for a scan, which
         has its own. None: the class that the network predicts.
     explanation : ModelExplanation, optional
-        Result of `explain_model` for the same concepts. None: it is computed with default settings.
+        Result of `explain_model` for the same concepts, of these or of other images. None: it is
+        computed from the report's images with default settings.
     comparison : Comparison, optional
         Result of `compare`, preferably of other extractors on images of the same classes. Its
         tables get a page, and the strongest concepts of its extractors, except for the controls,
