@@ -317,6 +317,72 @@ class ConceptLayer:
         )
 
 
+@dataclass(frozen=True, eq=False)
+class ConceptReader:
+    """How I concepts are read from features of D channels, without the network.
+
+    Attributes
+    ----------
+    encode, encode_shown : callable
+        As in `ConceptLayer`.
+    bank : ndarray of shape (I, D)
+        As in `ConceptLayer`.
+    pairs : DirectionPairs or None
+        The direction pairs; None if the concepts are of another kind.
+    concept_names : tuple of I str
+        Names of the concepts.
+    extra_tokens : tuple of int or None
+        Tokens that are no part of the image; None if the network is not known.
+    """
+
+    encode: Callable[[Array], Array]
+    encode_shown: Callable[[Array], Array]
+    bank: Array
+    pairs: DirectionPairs | None
+    concept_names: tuple[str, ...]
+    extra_tokens: tuple[int, ...] | None = None
+
+    @classmethod
+    def of(cls, fitted: Any, name: str = "the extractor") -> ConceptReader:
+        """Return the reader of a `ConceptLayer` or of any fitted concepts.
+
+        ``name`` is the name of the object in error messages.
+
+        Raises
+        ------
+        TypeError
+            If the object holds no concepts.
+        NotFittedError
+            If it is not fitted.
+        """
+        if isinstance(fitted, ConceptLayer):
+            return cls(
+                fitted.encode,
+                fitted.encode_shown,
+                fitted.bank,
+                fitted.pairs,
+                fitted.concept_names,
+                fitted.split.extra_tokens,
+            )
+        extractor = as_extractor(fitted, name)
+        if not is_fitted(extractor):
+            raise NotFittedError(f"this {type(extractor).__name__} is not fitted: call fit() first")
+        factorizer, bank = factorizer_of(extractor), _bank_of(extractor)
+        pairs = None
+        if not isinstance(factorizer, ConceptFactorizer):  # Xplique's own CRAFT
+            encode: Callable[[Array], Array] = _NMFEncoder(factorizer)
+            encode_shown = encode
+        else:
+            encode = factorizer.encode
+            encode_shown = shown_encoder(factorizer) or encode
+        if isinstance(factorizer, DirectionPairsFactorizer):
+            pairs = factorizer.pairs_
+        split = split_of(extractor)
+        tokens = None if split is None else split.extra_tokens
+        names = check_concept_names(None, len(bank))
+        return cls(encode, encode_shown, bank, pairs, names, tokens)
+
+
 # ------------------------------------------------------------ kinds of extractors
 
 
@@ -513,20 +579,14 @@ def _new_layer(cls: type[ConceptLayer], fitted: Any, split: Split | None) -> Con
             f"{type(fitted).__name__} does not know the network: give ConceptLayer.of(concepts, "
             "split_model(model, layer))"
         )
-    if not is_fitted(extractor):
-        raise NotFittedError(f"this {type(extractor).__name__} is not fitted: call fit() first")
-    bank, factorizer = _bank_of(extractor), factorizer_of(extractor)
+    reader = ConceptReader.of(extractor)
+    bank, factorizer = reader.bank, factorizer_of(extractor)
     output_shape = getattr(halves.input_to_latent_model, "output_shape", None)
     if isinstance(output_shape, tuple):
         check_channels(bank.shape[1], output_shape[-1])
-    encoding, decoding, pairs = bank, None, None
+    encoding, decoding = bank, None
     constant = np.zeros(bank.shape[1], np.float32)
-    if not isinstance(factorizer, ConceptFactorizer):  # Xplique's own CRAFT
-        encode: Callable[[Array], Array] = _NMFEncoder(factorizer)
-        encode_shown = encode
-    else:
-        encode = factorizer.encode
-        encode_shown = shown_encoder(factorizer) or encode
+    if isinstance(factorizer, ConceptFactorizer):
         origin = np.zeros((1, len(bank)), np.float32)
         constant = np.asarray(factorizer.decode(origin), np.float32)[0]
         _check_affine(factorizer, bank, constant)
@@ -534,19 +594,17 @@ def _new_layer(cls: type[ConceptLayer], fitted: Any, split: Split | None) -> Con
         encoding = np.asarray(factorizer.encoding_directions, np.float32)
         if factorizer.decoding_directions is not None:
             decoding = np.asarray(factorizer.decoding_directions, np.float32)
-    if isinstance(factorizer, DirectionPairsFactorizer):
-        pairs = factorizer.pairs_
     head = _head_by_class(halves)
     return cls(
         split=halves,
         head=head,
-        encode=encode,
-        encode_shown=encode_shown,
+        encode=reader.encode,
+        encode_shown=reader.encode_shown,
         bank=bank,
         constant=constant,
         encoding=encoding,
         decoding=decoding,
-        pairs=pairs,
+        pairs=reader.pairs,
         concept_names=check_concept_names(None, len(bank)),
         class_names=head.class_names,
         fitted=fitted if isinstance(fitted, DirectionPairs) else extractor,
