@@ -83,12 +83,12 @@ def _draw_rows(
     ax.plot(correlation, rows, "o", color=point, markersize=4, label="correlation")
     labels = [plain(name) for name in names[: len(phi)]]
     ax.set_yticks(rows, labels, fontsize=7)
-    ax.set_ylim(len(phi) - 0.4, -0.6)
+    ax.set_ylim(len(phi) + 0.8, -0.6)  # with a row for the legend
     ax.set_xlim(min(0.0, float(np.min(phi, initial=0.0))), 1.0)
     more = f"the first {len(phi)} of {len(names)} matches" if len(names) > len(phi) else "matches"
     dress(ax, f"{more} (grey: not found again)")
     if len(phi):
-        ax.legend(fontsize=7, loc="lower right")
+        ax.legend(fontsize=7, loc="lower right", ncols=2)
 
 
 def _draw_entropy(ax: Axes, entropy: Array, phi: Array, holds: Array) -> None:
