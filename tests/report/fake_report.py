@@ -11,6 +11,7 @@ from xplique_dirpairs.report.content import (
     ExtractorConcepts,
     ImagePages,
     Label,
+    OtherNetwork,
     Report,
 )
 from xplique_dirpairs.sensitivity.influence_result import Influence
@@ -120,6 +121,16 @@ def fake_report(classes=3, concepts=4, images=6, side=48, names=None, cells=7, s
         )
         for e in range(2)
     )
+    networks = tuple(
+        OtherNetwork(
+            names("network", e), tuple(names("other concept", i) for i in range(concepts)),
+            rng.permutation(concepts), rng.uniform(-1, 1, concepts), rng.uniform(-1, 1, concepts),
+            rng.random(concepts) < 0.5,
+            {i: rng.integers(0, 255, (2 if i else 0, crop, crop, 3), np.uint8)
+             for i in range(concepts)},
+        )
+        for e in range(2)
+    )  # fmt: skip
     return Report(
         title=names("title", 0),
         explanation=explanation,
@@ -127,6 +138,7 @@ def fake_report(classes=3, concepts=4, images=6, side=48, names=None, cells=7, s
         images=shown,
         class_names=named,
         extractors=extractors,
+        networks=networks,
         tables=(fake_table(names),),
         metrics={"deletion ↓": "Area under the class probability"},
         notes=(names("note", 0),),

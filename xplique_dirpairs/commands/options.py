@@ -193,6 +193,24 @@ _LEARNING = (
         metavar="NAME",
     ),
 )
+_OTHER = (
+    _option(
+        "--other",
+        'folders of earlier "fit" or "report" runs (or their pairs.npz) of other models or layers, '
+        "which then read the same images",
+        type=Path,
+        nargs="+",
+        default=[],
+        metavar="PLACE",
+    ),
+    _option(
+        "--other-model",
+        "their models, in the same order, if they are no longer where they were",
+        type=Path,
+        nargs="+",
+        metavar="FILE",
+    ),
+)
 _HELD_OUT = _option(
     "--held-out",
     "share of the images to measure on, which are not learned from (default: 0.3)",
@@ -314,8 +332,10 @@ def report() -> Options:
     images and shown on the other part, or they are those of --pairs and shown on all
     images. With --beside, other extractors are compared with them. The page of an
     image says which concepts led to its prediction, and the smallest change of them
-    that would change the prediction. Written to DIR: index.html, its files, and
-    pairs.npz if the concepts were learned by this command.
+    that would change the prediction. With --other, the page of a concept shows the
+    concept of another model that it resembles most. Written to DIR: index.html, its
+    files, and pairs.npz and summary.json if the concepts were learned by this
+    command.
 
     examples:
         xplique-dirpairs report --model m.keras --images photos --layer out_relu
@@ -324,6 +344,8 @@ def report() -> Options:
         xplique-dirpairs report --model m.keras --images photos --layer out_relu \
             --beside CRAFT --single-file --output report.html
         xplique-dirpairs report --model m.keras --images photos --layer out_relu \
+            --other report_of_another_model
+        xplique-dirpairs report --model m.keras --images photos --layer out_relu \
             --preprocessing mobilenet_v2 --class-names imagenet.json --classes tench 482
     """
     others = f"extractors to compare with: any of {', '.join(EXTRACTORS[1:])}"
@@ -331,6 +353,7 @@ def report() -> Options:
     return (
         *_SUBJECT,
         _extractors("--beside", others, []),
+        *_OTHER,
         _pairs(),
         *_LEARNING,
         _HELD_OUT,
@@ -382,7 +405,49 @@ def correct() -> Options:
     return (*_SUBJECT, _pairs(required=True), suppress, off, k, _output("corrected"))
 
 
+def match() -> Options:
+    r"""Find which concepts of several models, or layers, are the same.
+
+    Concepts are matched by where they are, on half of the images, and measured on
+    the other half. Written to DIR:
+
+        matches.md, .csv       every match: correlation, φ, significance
+        matches.png            the same as a figure
+        summary.json           all results, machine-readable
+
+    examples:
+        xplique-dirpairs fit --model a.keras --images photos --layer relu --output a
+        xplique-dirpairs fit --model b.keras --images photos --layer relu --output b
+        xplique-dirpairs match --model a.keras --images photos --pairs a/pairs.npz \
+            --other b
+        xplique-dirpairs match --model a.keras --images photos --pairs a/pairs.npz \
+            --other b c --other-model moved/b.keras moved/c.keras --by detections
+    """
+    (_, other), other_model = _OTHER
+    required = {key: value for key, value in other.items() if key != "default"}
+    return (
+        *_SUBJECT,
+        _pairs(required=True),
+        ("--other", {**required, "required": True}),
+        other_model,
+        _option(
+            "--by",
+            "what is compared: coefficients, or detections (default: coefficients)",
+            choices=["coefficients", "detections"],
+            default="coefficients",
+        ),
+        _option(
+            "--at-least",
+            "least correlation of a match (default: 0.3)",
+            type=share,
+            default=0.3,
+            metavar="R",
+        ),
+        _output("matches"),
+    )
+
+
 #: Name of a command → the function that returns its options, in the order of the help.
 COMMANDS: dict[str, Callable[[], Options]] = {
-    command.__name__: command for command in (demo, layers, fit, compare, report, correct)
+    command.__name__: command for command in (demo, layers, fit, compare, report, match, correct)
 }

@@ -7,11 +7,12 @@ import argparse
 import numpy as np
 
 from xplique_dirpairs.commands.compare import compare_extractors, divide, metrics_of
-from xplique_dirpairs.commands.console import Console
+from xplique_dirpairs.commands.console import Console, as_json
 from xplique_dirpairs.commands.fit import learn
 from xplique_dirpairs.commands.options import EXTRACTORS
+from xplique_dirpairs.commands.others import open_others
 from xplique_dirpairs.commands.outputs import keep
-from xplique_dirpairs.commands.subject import Subject, given_concepts, open_subject
+from xplique_dirpairs.commands.subject import SUMMARY, Subject, given_concepts, open_subject
 from xplique_dirpairs.comparison.result import Comparison
 from xplique_dirpairs.extractors.concept_layer import ConceptLayer
 from xplique_dirpairs.extractors.scan import scan
@@ -35,6 +36,8 @@ def run(arguments: argparse.Namespace, console: Console) -> None:
         to_fit, shown = subject, subject
         if given is None or arguments.beside:
             to_fit, shown = divide(subject, arguments, console)
+        names = shown.folder_images.names.tolist()
+        others = open_others(subject, names, arguments, console) if arguments.other else []
         comparison: Comparison | None = None
         if arguments.beside:
             concepts, comparison = _compared(arguments, to_fit, shown, given, console)
@@ -53,7 +56,7 @@ def run(arguments: argparse.Namespace, console: Console) -> None:
         settings = ReportSettings(
             title=arguments.title or f"Concepts of {arguments.model.name}, layer {concepts.layer}",
             notes=console.notes + console.skipped_notes(),
-            image_names=shown.folder_images.names.tolist(),
+            image_names=names,
             pictures=shown.folder_images.pixels,
             random_state=arguments.seed,
         )
@@ -64,6 +67,7 @@ def run(arguments: argparse.Namespace, console: Console) -> None:
             comparison=comparison,
             counterfactuals=changes,
             training_activations=to_fit.activations if changes and to_fit is not shown else None,
+            others={one.name: (one.concepts, one.images) for one in others},
             settings=settings,
             single_file=arguments.single_file,
             verbose=console.progress,
@@ -76,6 +80,10 @@ def run(arguments: argparse.Namespace, console: Console) -> None:
         "page": page,
     }
     summary = subject.summary(arguments, np.concatenate(parts)) | results
+    if given is None and not arguments.single_file:  # what --other needs to know of the pairs
+        path = arguments.output / SUMMARY
+        with console.writing(path):
+            path.write_text(as_json(summary) + "\n", encoding="utf-8")
     console.result(f"Open {page} in a browser", summary)
 
 

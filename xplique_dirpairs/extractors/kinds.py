@@ -92,15 +92,17 @@ class FittedConcepts:
     pairs: DirectionPairs | None
 
 
-def fitted_concepts(extractor: Extractor) -> FittedConcepts:
+def fitted_concepts(extractor: Extractor, affine: bool = True) -> FittedConcepts:
     """Read the concepts of a fitted extractor or factorizer.
+
+    ``affine`` is whether decoding must be affine.
 
     Raises
     ------
     NotFittedError
         If it is not fitted.
     ValueError
-        If decoding is not affine.
+        If decoding must be affine and is not.
     """
     if not is_fitted(extractor):
         raise NotFittedError(f"this {type(extractor).__name__} is not fitted: call fit() first")
@@ -115,7 +117,8 @@ def fitted_concepts(extractor: Extractor) -> FittedConcepts:
         encode_shown = shown_encoder(factorizer) or encode
         origin = np.zeros((1, len(bank)), np.float32)
         constant = np.asarray(factorizer.decode(origin), np.float32)[0]
-        check_affine(factorizer, bank, constant)
+        if affine:
+            check_affine(factorizer, bank, constant)
     if isinstance(factorizer, DirectionsFactorizer):
         encoding = np.asarray(factorizer.encoding_directions, np.float32)
         if factorizer.decoding_directions is not None:

@@ -241,6 +241,37 @@ class ExtractorConcepts:
 
 
 @dataclass(frozen=True, eq=False)
+class OtherNetwork:
+    """The concepts of another network that the I concepts of the report resemble most.
+
+    Attributes
+    ----------
+    name : str
+        Name of the network.
+    concept_names : tuple of str
+        Names of its concepts.
+    nearest : ndarray of shape (I,), int
+        Index of the nearest of its concepts, for each concept of the report.
+    correlation : ndarray of shape (I,)
+        Correlation of their coefficients over positions.
+    phi : ndarray of shape (I,)
+        φ of their detections.
+    same : ndarray of shape (I,), bool
+        Whether the two are the same concept: see `matching.match_result.Matches.holds`.
+    crops : dict of int to ndarray of shape (k, s, s, 3), uint8
+        By index: best crops of the nearest concepts.
+    """
+
+    name: str
+    concept_names: tuple[str, ...]
+    nearest: Array
+    correlation: Array
+    phi: Array
+    same: Array
+    crops: Mapping[int, Array]
+
+
+@dataclass(frozen=True, eq=False)
 class Report:
     """Content of a report as plain arrays and names, which `save_report` writes.
 
@@ -262,6 +293,8 @@ class Report:
         Names of all classes of the network, by index.
     extractors : tuple of ExtractorConcepts, default=()
         Other extractors, whose concepts are shown on the pages of classes.
+    networks : tuple of OtherNetwork, default=()
+        Other networks, whose nearest concepts are shown on the pages of concepts.
     tables : tuple of Table, default=()
         Tables of a comparison of extractors, one for each kind of metrics.
     metrics : dict of str to str, default={}
@@ -276,6 +309,7 @@ class Report:
     images: ImagePages
     class_names: Mapping[int, str]
     extractors: tuple[ExtractorConcepts, ...] = ()
+    networks: tuple[OtherNetwork, ...] = ()
     tables: tuple[Table, ...] = ()
     metrics: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()

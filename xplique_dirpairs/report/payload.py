@@ -119,6 +119,17 @@ class Payload:
                 }
                 for j in nearest[nearest != i][:_NEAREST]
             ],
+            "others": [
+                {
+                    "network": network.name,
+                    "concept": network.concept_names[network.nearest[i]],
+                    "correlation": network.correlation[i],
+                    "phi": network.phi[i],
+                    "same": bool(network.same[i]),
+                    "crops": self._nearest_crops(number, int(network.nearest[i])),
+                }
+                for number, network in enumerate(self.report.networks)
+            ],
         }
 
     def _class(self, c: int) -> dict[str, Any]:
@@ -180,6 +191,11 @@ class Payload:
             "contributions": pages.contributions[n],
             "change": change and change._asdict(),
         }
+
+    def _nearest_crops(self, number: int, j: int) -> dict[str, Any] | None:
+        """Return the crops of concept ``j`` of another network."""
+        crops = self.report.networks[number].crops.get(j)
+        return self._strip(f"network-{number:02d}-{j:04d}", crops)
 
     def _strip(self, name: str, crops: Array | None) -> dict[str, Any] | None:
         """Store crops (k, s, s, 3) side by side in one picture, and return it; None if k is 0."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sized
+from collections.abc import Mapping, Sized
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -41,6 +41,7 @@ from xplique_dirpairs.report.content import (
     Report,
     ReportSettings,
 )
+from xplique_dirpairs.report.networks import other_networks
 from xplique_dirpairs.report.page_files import check_place, save_report
 from xplique_dirpairs.report.payload import largest_contributions
 from xplique_dirpairs.report.pictures import Gallery, as_bytes, crop_side, cut, scaled_down
@@ -69,6 +70,7 @@ def write_report(
     interpretability: Interpretability | None = None,
     counterfactuals: Counterfactuals | int | None = None,
     training_activations: Array | None = None,
+    others: Mapping[str, Any] | None = None,
     settings: ReportSettings = _DEFAULT,
     single_file: bool = False,
     verbose: int = 1,
@@ -109,6 +111,11 @@ def write_report(
         Activations of M training images, used if ``counterfactuals`` is an integer: they show the
         search which features and coefficients are usual. None: the activations of ``images``, or of
         a part of them if all are larger than ``settings.memory``.
+    others : mapping of str to object, optional
+        By the name of another network, or another layer, its concepts: a `ConceptLayer` or fitted
+        extractor, or a tuple of these and the same images, preprocessed for it. The page of each
+        concept shows the concept there that it resembles most (`match_extractors`). None: there is
+        none.
     settings : ReportSettings, default=ReportSettings()
         Title of the report, what it shows of the images, and how it is computed.
     single_file : bool, default=False
@@ -160,6 +167,8 @@ def write_report(
         seen, explanation, changes, comparison=comparison, interpretability=interpretability,
         settings=settings, verbose=verbose,
     )  # fmt: skip
+    if others:
+        report = replace(report, networks=other_networks(seen, others, settings))
     return save_report(report, path, single_file)
 
 
