@@ -13,6 +13,7 @@ from conftest import make_images
 from PIL import Image
 
 from xplique_dirpairs.commands import report
+from xplique_dirpairs.models import split
 from xplique_dirpairs.pairs import DirectionPairs
 
 # Keras [3.15] reads variables in a way that numpy deprecates when it saves a model.
@@ -37,8 +38,12 @@ class Counting(keras.layers.Layer):
 
 
 @pytest.fixture
-def counted(place, tmp_path):
-    """Path of the model of `place` with the layer `Counting` in front."""
+def counted(place, tmp_path, monkeypatch):
+    """Path of the model of `place` with the layer `Counting` in front.
+
+    Noise that the network is checked with, since it has an own layer, is not counted.
+    """
+    monkeypatch.setattr(split, "warn_if_unsteady", lambda model: None)
     model = keras.models.load_model(place / "m.keras")
     images = keras.Input(model.input_shape[1:])
     x = Counting()(images)
