@@ -60,11 +60,14 @@ from .metrics.labelled_detectors import interpretability as interpretability
 from .metrics.labelled_detectors import score_labels as score_labels
 from .metrics.universality import Universality as Universality
 from .metrics.universality import universality as universality
+from .metrics.position import mirror_scores as mirror_scores
 from .models.head import Head as Head
 from .models.split import SplitModel as SplitModel
 from .models.split import split_model as split_model
 from .pairs import DirectionPairs as DirectionPairs
 from .plots.concepts import plot_maximised as plot_maximised
+from .position.dependence import position_dependence as position_dependence
+from .position.result import PositionDependence as PositionDependence
 from .report.content import Report as Report
 from .report.content import ReportSettings as ReportSettings
 from .report.page_files import save_report as save_report

@@ -1,6 +1,7 @@
 """The command ``report``, with learned and with given pairs."""
 
 import json
+import shutil
 from collections import Counter
 from types import SimpleNamespace
 
@@ -135,6 +136,21 @@ def test_the_report_of_a_single_image_has_no_counterfactuals(call, written):
     assert page.counterfactuals is None and any(
         "more than one image" in note for note in page.settings.notes
     )
+
+
+def test_a_report_says_what_depends_on_the_place_if_it_is_asked_to(call, place, tmp_path, written):
+    quick = ("--pairs", place / "given.npz", "--no-counterfactuals")
+    for options in (quick, (*quick, "--position")):
+        assert call("report", *options).status == 0
+    assert [page.settings.position for page in written] == [False, True]
+    few = tmp_path / "few"
+    few.mkdir()
+    for path in sorted((place / "flat").glob("*.png"))[:2]:
+        shutil.copy(path, few)
+    ran = call("report", *quick, "--position", images=few)
+    assert ran.status == 0, ran.err
+    assert not written[-1].settings.position
+    assert "it takes 4 images at least" in written[-1].settings.notes[-1]
 
 
 def test_the_report_of_independent_outputs_has_no_counterfactuals(call, place, tmp_path, written):

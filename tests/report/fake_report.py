@@ -97,6 +97,7 @@ def fake_report(classes=3, concepts=4, images=6, side=48, names=None, cells=7, s
             Label(names("label", i), "object", 0.3, 0.5, 0.4, 0.35) if i % 2 else None
             for i in range(concepts)
         ),
+        places=tuple(f"It marks place {i}, not a thing." for i in range(concepts)),
     )  # fmt: skip
     likeliest = np.argsort(rng.random((images, classes)), axis=1)[:, :5]
     of_images = rng.normal(size=(images, concepts))

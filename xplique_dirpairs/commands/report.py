@@ -17,6 +17,7 @@ from xplique_dirpairs.comparison.result import Comparison
 from xplique_dirpairs.extractors.concept_layer import ConceptLayer
 from xplique_dirpairs.extractors.scan import scan
 from xplique_dirpairs.pairs import DirectionPairs
+from xplique_dirpairs.position.dependence import FEWEST_CELLS, FEWEST_IMAGES
 from xplique_dirpairs.report.content import ReportSettings
 from xplique_dirpairs.report.page_files import check_place
 from xplique_dirpairs.report.write import write_report
@@ -53,12 +54,14 @@ def run(arguments: argparse.Namespace, console: Console) -> None:
             random_state=arguments.seed,
             verbose=console.progress,
         )
+        position = _says_position(arguments, shown, console)
         settings = ReportSettings(
             title=arguments.title or f"Concepts of {arguments.model.name}, layer {concepts.layer}",
             notes=console.notes + console.skipped_notes(),
             image_names=names,
             pictures=shown.folder_images.pixels,
             random_state=arguments.seed,
+            position=position,
         )
         page = write_report(
             arguments.output,
@@ -85,6 +88,21 @@ def run(arguments: argparse.Namespace, console: Console) -> None:
         with console.writing(path):
             path.write_text(as_json(summary) + "\n", encoding="utf-8")
     console.result(f"Open {page} in a browser", summary)
+
+
+def _says_position(arguments: argparse.Namespace, shown: Subject, console: Console) -> bool:
+    """Return whether the report says what depends on the place; a note says why it cannot."""
+    if not arguments.position:
+        return False
+    if len(shown.images) < FEWEST_IMAGES:
+        console.note(f"nothing about position: it takes {FEWEST_IMAGES} images at least")
+        return False
+    cells = shown.split.input_to_latent_model.output_shape[1:-1]
+    if not cells or (len(cells) == 2 and None not in cells and min(cells) < FEWEST_CELLS):
+        sides = " × ".join(str(n) for n in cells) or "no"
+        console.note(f"nothing about position: the layer has maps of {sides} cells")
+        return False
+    return True
 
 
 def _saved(

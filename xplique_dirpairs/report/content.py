@@ -48,6 +48,9 @@ class ReportSettings:
     random_state : int or None, default=0
         Seed of the sample of positions, and of the noise directions that the influence of concepts
         is tested against. None draws a seed.
+    position : bool, default=False
+        Whether the page of each concept says how it depends on the place in the image:
+        `position_dependence` on up to 100 of the images.
 
     Raises
     ------
@@ -66,6 +69,7 @@ class ReportSettings:
     batch_size: int = 64
     memory: int = KEPT_BYTES
     random_state: int | None = 0
+    position: bool = False
 
     def __post_init__(self) -> None:
         for name in ("max_images", "nb_crops", "picture_side", "batch_size"):
@@ -133,6 +137,9 @@ class ConceptPages:
         where at least one of them is.
     labels : tuple of I (Label or None)
         Label of each concept; None for a concept without one.
+    places : tuple of I str, default=()
+        How each concept depends on the place in the image, as a sentence; empty if that was not
+        measured.
     """
 
     crops: tuple[Array, ...]
@@ -145,6 +152,7 @@ class ConceptPages:
     filter_cosines: Array | None
     overlaps: Array
     labels: tuple[Label | None, ...]
+    places: tuple[str, ...] = ()
 
 
 class Change(NamedTuple):

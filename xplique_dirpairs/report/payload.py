@@ -110,6 +110,7 @@ class Payload:
             "crops": self._strip(f"concept-{i:04d}", pages.crops[i]),
             "cropImages": pages.crop_images[i],
             "label": label and label._asdict(),
+            "place": pages.places[i] if pages.places else None,
             "nearest": [
                 {
                     "concept": j,

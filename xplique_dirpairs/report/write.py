@@ -32,6 +32,7 @@ from xplique_dirpairs.metrics.interpretability import Interpretability
 from xplique_dirpairs.metrics.manipulation import class_probabilities
 from xplique_dirpairs.metrics.registry import METRICS
 from xplique_dirpairs.plots.images import pixel_limits
+from xplique_dirpairs.position.dependence import position_dependence
 from xplique_dirpairs.report.content import (
     Change,
     ConceptPages,
@@ -56,6 +57,8 @@ _CELLS = 16
 _BRIGHTEST = 0.5
 #: Number of images with the best crops of each concept that get a page before all other images.
 _BEST_FIRST = 4
+#: Number of images, spread evenly over all, on which dependence on the place is measured.
+_POSITION_IMAGES = 100
 _DEFAULT = ReportSettings()
 
 
@@ -211,10 +214,13 @@ def build_report(
     pages = _image_pages(seen, shown, gallery, settings, verbose)
     class_names = dict(enumerate(seen.layer.names_of_classes(seen.logits.shape[1])))
     class_names |= zip(explanation.class_ids.tolist(), explanation.class_names, strict=True)
+    concepts = _concept_pages(seen, shown, pages.maps, gallery, settings, interpretability)
+    if settings.position:
+        concepts = replace(concepts, places=_places(seen, settings, verbose))
     report = Report(
         title=str(settings.title),
         explanation=explanation,
-        concepts=_concept_pages(seen, shown, pages.maps, gallery, settings, interpretability),
+        concepts=concepts,
         images=pages if changes is None else replace(pages, changes=changes),
         class_names=class_names,
         notes=tuple(str(note) for note in settings.notes),
@@ -367,6 +373,17 @@ def _concept_pages(
         overlaps=seen.overlaps,
         labels=(None,) * concepts if interpretability is None else _labels(interpretability),
     )
+
+
+def _places(seen: Scan, settings: ReportSettings, verbose: int) -> tuple[str, ...]:
+    """Return how each concept depends on the place in the image, as sentences."""
+    count = len(seen.images)
+    chosen = np.linspace(0, count - 1, min(count, _POSITION_IMAGES)).astype(int)
+    found = position_dependence(
+        seen.layer, seen.images[chosen], batch_size=settings.batch_size,
+        random_state=settings.random_state, verbose=verbose,
+    )  # fmt: skip
+    return tuple(found.sentence(i) for i in range(len(found.verdicts)))
 
 
 def _labels(scores: Interpretability) -> tuple[Label | None, ...]:

@@ -83,6 +83,7 @@ function conceptPage(main, i) {
   add(main, [
     heading([swatch(i), bdi(conceptName(i))], pager('concept', i, report.concepts.length)),
     concept.label ? labelOf(concept.label) : null,
+    concept.place ? el('p', { class: 'note' }, concept.place) : null,
     section('Where it is strongest', strongestPlaces(i)),
     section('How often it is detected', facts([
       ['at positions', percent(concept.occupancy)],
