@@ -58,9 +58,9 @@ from .metrics.dissection import dissect as dissect
 from .metrics.interpretability import Interpretability as Interpretability
 from .metrics.labelled_detectors import interpretability as interpretability
 from .metrics.labelled_detectors import score_labels as score_labels
+from .metrics.position import mirror_scores as mirror_scores
 from .metrics.universality import Universality as Universality
 from .metrics.universality import universality as universality
-from .metrics.position import mirror_scores as mirror_scores
 from .models.head import Head as Head
 from .models.split import SplitModel as SplitModel
 from .models.split import split_model as split_model
