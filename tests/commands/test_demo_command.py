@@ -145,8 +145,8 @@ def test_without_images_the_error_says_so(capsys):
 
 
 @pytest.mark.parametrize("option", [["--download"], ["--images", "."]])
-def test_options_of_a_network_need_a_network(option, capsys, demo):
-    assert cli.main(["demo", *option, "--quiet"]) == 2
+def test_options_of_a_network_need_a_network(option, capsys, demo, tmp_path):
+    assert cli.main(["demo", *option, "--quiet", "--output", str(tmp_path)]) == 2
     assert f"{option[0]} belongs to --network" in capsys.readouterr().err
     assert not demo.calls
 
@@ -208,7 +208,7 @@ def test_the_demo_shows_concepts_and_repairs_the_network(tmp_path):
     assert "“picnic”" in text
     seconds = text.split("## Time")[1].splitlines()
     [whole] = [line for line in seconds if line.startswith("| everything")]
-    assert float(whole.split("|")[2]) < 120
+    assert float(whole.split("|")[2]) < 240  # of two processes on two cores; alone about a minute
     assert len(list(tmp_path.glob("*.png"))) == 6
     for picture in tmp_path.glob("*.png"):
         assert picture.stat().st_size < 300_000

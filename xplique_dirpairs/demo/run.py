@@ -26,7 +26,7 @@ from xplique_dirpairs.demo.detectors import (
 )
 from xplique_dirpairs.demo.network import LAYER, demo_network
 from xplique_dirpairs.demo.pictures import plot_beside_truth, save_picture
-from xplique_dirpairs.demo.scenes import demo_scenes
+from xplique_dirpairs.demo.scenes import SHORTCUT, SHORTCUT_CLASS, demo_scenes
 from xplique_dirpairs.demo.shortcut import repaired
 from xplique_dirpairs.demo.summary import CRAFT, PAIRS, DefiningObject, Summary
 from xplique_dirpairs.explanations.model import explain_model
@@ -295,7 +295,11 @@ def _write_report(
     )
     settings = ReportSettings(
         title="Concepts of the demo's network",
-        notes=("Concepts are named by number and by the true concept that they overlap most.",),
+        notes=(
+            "Concepts are named by number and by the true concept that they overlap most.",
+            f"Half of the scenes of every class have a {SHORTCUT}, which the network takes "
+            f"for {SHORTCUT_CLASS}: a planted shortcut.",
+        ),
         max_images=_PAGES,
     )
     write_report(
