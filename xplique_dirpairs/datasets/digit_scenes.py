@@ -1,4 +1,4 @@
-"""The demo's pictures of handwritten digits in photographs, and a small network for them.
+"""Pictures of handwritten digits in photographs, and a small network for them.
 
 Nothing is downloaded: the photographs come with scikit-learn (temple, flower) and scikit-image
 (cat), and the handwritten 8×8 digits with scikit-learn. A class is a pair of a photograph and a
