@@ -11,8 +11,14 @@ from xplique_dirpairs.commands.console import Console
 from xplique_dirpairs.commands.fit import learn
 from xplique_dirpairs.commands.options import EXTRACTORS
 from xplique_dirpairs.commands.outputs import keep
-from xplique_dirpairs.commands.subject import Subject, given_concepts, open_subject
+from xplique_dirpairs.commands.subject import (
+    Subject,
+    given_concepts,
+    open_subject,
+    shown_classes,
+)
 from xplique_dirpairs.comparison.result import Comparison
+from xplique_dirpairs.explanations.model import explain_scan
 from xplique_dirpairs.extractors.concept_layer import ConceptLayer
 from xplique_dirpairs.extractors.scan import scan
 from xplique_dirpairs.pairs import DirectionPairs
@@ -35,13 +41,17 @@ def run(arguments: argparse.Namespace, console: Console) -> None:
         to_fit, shown = subject, subject
         if given is None or arguments.beside:
             to_fit, shown = divide(subject, arguments, console)
+        class_ids = np.concatenate([to_fit.class_ids, shown.class_ids])
+        if to_fit is shown:
+            class_ids = shown.class_ids
+        explained = shown_classes(subject, class_ids, arguments, console)
         comparison: Comparison | None = None
         if arguments.beside:
             concepts, comparison = _compared(arguments, to_fit, shown, given, console)
         else:
             concepts = given or _learned(arguments, to_fit, console)
         changes = _changes(arguments, to_fit, console)
-        console.step("write the report")
+        console.step("explain the classes")
         seen = scan(
             concepts,
             shown.images,
@@ -50,6 +60,13 @@ def run(arguments: argparse.Namespace, console: Console) -> None:
             random_state=arguments.seed,
             verbose=console.progress,
         )
+        explanation = explain_scan(
+            seen,
+            classes=np.intersect1d(explained, seen.class_ids).tolist(),
+            random_state=arguments.seed,
+            verbose=console.progress,
+        )
+        console.step("write the report")
         settings = ReportSettings(
             title=arguments.title or f"Concepts of {arguments.model.name}, layer {concepts.layer}",
             notes=console.notes + console.skipped_notes(),
@@ -61,6 +78,7 @@ def run(arguments: argparse.Namespace, console: Console) -> None:
             arguments.output,
             concepts,
             seen,
+            explanation=explanation,
             comparison=comparison,
             counterfactuals=changes,
             training_activations=to_fit.activations if changes and to_fit is not shown else None,
@@ -68,14 +86,13 @@ def run(arguments: argparse.Namespace, console: Console) -> None:
             single_file=arguments.single_file,
             verbose=console.progress,
         )
-    parts = [seen.class_ids] if to_fit is shown else [seen.class_ids, to_fit.class_ids]
     results = {
         "concepts": concepts.number_of_concepts,
         "measured_on": len(shown.images),
         "metrics": {} if comparison is None else metrics_of(comparison),
         "page": page,
     }
-    summary = subject.summary(arguments, np.concatenate(parts)) | results
+    summary = subject.summary(arguments, class_ids) | results
     console.result(f"Open {page} in a browser", summary)
 
 
