@@ -22,7 +22,9 @@ from xplique_dirpairs.commands.options import COMMANDS
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
 #: Lines that a command may print on stderr: steps, notes, progress, extractors of a comparison.
-OWN = re.compile(r"• .+ \(\d+:\d\d\)|note: .+|[\w ,-]+: \w+ \d+ of \d+, .+|\[\d+/\d+\] .+")
+OWN = re.compile(
+    r"• .+ \(\d+:\d\d\)|note: .+|[\w ,-]+: \w+ \d+ of \d+, .+|\[\d+/\d+\] .+|fit [\d.]+ s, .+"
+)
 #: Runs each command of a JSON list in one process, which must succeed.
 PROGRAM = """
 import json, sys
@@ -36,13 +38,13 @@ for arguments in json.loads(sys.argv[1]):
 def place(tmp_path_factory):
     """A folder with the files that the examples of the help name.
 
-    ``m.keras`` has the outputs of ImageNet and a layer ``out_relu`` of 32 channels; it takes pixels
-    from -1 to 1. ``photos`` has a folder for each of three classes.
+    ``m.keras`` has the outputs of ImageNet and a layer ``out_relu`` of 32 channels. ``photos`` has a folder for each of three classes.
     """
     folder = tmp_path_factory.mktemp("examples")
     keras.utils.set_random_seed(0)
     inputs = keras.Input((48, 48, 3))
-    x = keras.layers.Conv2D(32, 5, 4, activation="relu", name="out_relu")(inputs)
+    x = keras.layers.Rescaling(1 / 127.5, offset=-1)(inputs)  # tells what pixels the model takes
+    x = keras.layers.Conv2D(32, 5, 4, activation="relu", name="out_relu")(x)
     x = keras.layers.GlobalAveragePooling2D()(x)
     network = keras.Model(inputs, keras.layers.Dense(1000, activation="softmax")(x))
     network.compile(
