@@ -36,7 +36,8 @@ from scene_influence import OWN_TESTS, Test, of_pairs
 
 from xplique_dirpairs.core.tables import Cell, Table
 from xplique_dirpairs.learning.history import LearningWarning
-from xplique_dirpairs.learning.recipe import RECIPES, Recipe, Stage
+from xplique_dirpairs.learning.presets import RECIPES
+from xplique_dirpairs.learning.recipe import Recipe, Stage
 from xplique_dirpairs.metrics.labelled_detectors import interpretability
 
 #: The paper's λ of L^s and L^sb where both are on, and of L^fso.

@@ -24,7 +24,8 @@ from xplique_dirpairs.factorizers.decompositions import (
 )
 from xplique_dirpairs.factorizers.direction_pairs import DirectionPairsFactorizer
 from xplique_dirpairs.factorizers.nonnegative import NMFFactorizer, SemiNMFFactorizer
-from xplique_dirpairs.learning.recipe import DEFAULT, Recipe, Stage
+from xplique_dirpairs.learning.presets import DEFAULT
+from xplique_dirpairs.learning.recipe import Recipe, Stage
 from xplique_dirpairs.metrics.dissection import Dissection, dissect
 from xplique_dirpairs.metrics.labelled_detectors import choose_thresholds
 from xplique_dirpairs.models.head import Head

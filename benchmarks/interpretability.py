@@ -56,7 +56,7 @@ from xplique_dirpairs.core.tables import Cell, Table
 from xplique_dirpairs.data.annotated_images import flat_concepts
 from xplique_dirpairs.factorizers.direction_pairs import DirectionPairsFactorizer
 from xplique_dirpairs.learning.history import LearningWarning
-from xplique_dirpairs.learning.recipe import get_recipe
+from xplique_dirpairs.learning.presets import get_recipe
 from xplique_dirpairs.learning.supervised import supervised_pairs
 from xplique_dirpairs.metrics.interpretability import Interpretability, s1, s2
 from xplique_dirpairs.metrics.labelled_detectors import score_labels

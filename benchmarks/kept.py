@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from xplique_dirpairs.core.archives import ArchiveFormat
 from xplique_dirpairs.core.tables import Cell
 from xplique_dirpairs.learning.learner import learn_pairs
-from xplique_dirpairs.learning.recipe import Recipe, get_recipe
+from xplique_dirpairs.learning.presets import get_recipe
+from xplique_dirpairs.learning.recipe import Recipe
 from xplique_dirpairs.models.head import Head
 from xplique_dirpairs.pairs import DirectionPairs
 

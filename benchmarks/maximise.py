@@ -4,12 +4,13 @@
     python benchmarks/maximise.py --concepts 24 --output DIR
     python benchmarks/maximise.py --scenes --output DIR
 
-Trains the demo's network or, with --scenes, that of the annotated scenes (kept in --output, and the
-pairs with it), learns direction pairs of all its classes, makes a picture of every concept along
-its filter and its signal vector, with the strongest other detector counted against it and without,
-and with Xplique's own `Objective.direction` and `optimize` as they are; passes them through the
-network and prints, as means over the concepts, what fires. "best photograph": for each concept the
-training picture that fires its detector most. Figures go to --output.
+Trains the network of the digit scenes or, with --scenes, that of the annotated scenes (kept in
+--output, and the pairs with it), learns direction pairs of all its classes, makes a picture of
+every concept along its filter and its signal vector, with the strongest other detector counted
+against it and without, and with Xplique's own `Objective.direction` and `optimize` as they are;
+passes them through the network and prints, as means over the concepts, what fires. "best
+photograph": for each concept the training picture that fires its detector most. Figures go to
+--output.
 """
 
 from __future__ import annotations
@@ -63,8 +64,8 @@ def table(reports: dict[str, FiringReport], seconds: dict[str, float]) -> Table:
     return Table(headers, rows)
 
 
-def of_demo(arguments: argparse.Namespace) -> tuple[keras.Model, NDArray, DirectionPairs]:
-    """Return the demo's network, some pictures, and their pairs."""
+def of_digits(arguments: argparse.Namespace) -> tuple[keras.Model, NDArray, DirectionPairs]:
+    """Return the network of the digit scenes, some pictures, and their pairs."""
     images, labels, _ = digit_scenes(3600, arguments.seed)
     if arguments.network:
         model = keras.models.load_model(arguments.network)
@@ -96,14 +97,14 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--steps", type=int, default=128)
     parser.add_argument("--scenes", action="store_true", help="the annotated scenes' network")
-    parser.add_argument("--network", type=Path, help="a stored network of the demo")
+    parser.add_argument("--network", type=Path, help="a stored network of the digit scenes")
     parser.add_argument("--output", type=Path, help="folder of the figure; needed by --scenes")
     add_scene_options(parser)
     arguments = parser.parse_args()
     if arguments.scenes and not arguments.output:
         parser.error("--scenes keeps its network in --output: give one")
 
-    model, images, pairs = (of_scenes if arguments.scenes else of_demo)(arguments)
+    model, images, pairs = (of_scenes if arguments.scenes else of_digits)(arguments)
     split = split_model(model, LAYER)
     g, concepts = split.input_to_latent_model, ConceptLayer.of(pairs, split)
     activations = compute_activations(g, images)

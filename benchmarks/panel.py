@@ -63,7 +63,7 @@ from xplique_dirpairs.core.batching import by_position
 from xplique_dirpairs.core.tables import Cell, Table
 from xplique_dirpairs.factorizers.direction_pairs import DirectionPairsFactorizer
 from xplique_dirpairs.learning.history import LearningWarning
-from xplique_dirpairs.learning.recipe import get_recipe
+from xplique_dirpairs.learning.presets import get_recipe
 from xplique_dirpairs.metrics.dictionary import dictionary_stability
 from xplique_dirpairs.metrics.fidelity import fidelity
 from xplique_dirpairs.metrics.interpretability import Interpretability, s1, s2

@@ -109,7 +109,7 @@ def run(positions: int, channels: int, concepts: int, shards: bool, passes: bool
     from xplique_dirpairs.data.shards import ActivationShards
     from xplique_dirpairs.datasets.synthetic import random_directions
     from xplique_dirpairs.learning.learner import learn_pairs
-    from xplique_dirpairs.learning.recipe import DEFAULT
+    from xplique_dirpairs.learning.presets import DEFAULT
     from xplique_dirpairs.learning.stage import StageRun
 
     ends: list[list[tuple[float, float]]] = []

@@ -37,7 +37,8 @@ import tensorflow as tf
 
 from xplique_dirpairs.learning.coordinates import Coordinates
 from xplique_dirpairs.learning.objective import Objective
-from xplique_dirpairs.learning.recipe import DEFAULT, SOFT, Stage
+from xplique_dirpairs.learning.presets import DEFAULT, SOFT
+from xplique_dirpairs.learning.recipe import Stage
 from xplique_dirpairs.learning.signals import damped_inverse, excess_covariance, joint_signals
 from xplique_dirpairs.learning.state import Detectors
 from xplique_dirpairs.models.head import Head

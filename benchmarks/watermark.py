@@ -51,7 +51,7 @@ from xplique_dirpairs.extractors.concept_layer import ConceptLayer
 from xplique_dirpairs.interventions.correction import choose_k, correct
 from xplique_dirpairs.learning.history import LearningWarning
 from xplique_dirpairs.learning.learner import learn_pairs
-from xplique_dirpairs.learning.recipe import get_recipe
+from xplique_dirpairs.learning.presets import get_recipe
 from xplique_dirpairs.learning.signals import estimate_signals
 from xplique_dirpairs.models.head import Head
 from xplique_dirpairs.models.split import split_model

@@ -12,7 +12,7 @@ import keras
 import numpy as np
 import pytest
 
-from xplique_dirpairs.learning.recipe import DEFAULT, SOFT
+from xplique_dirpairs.learning.presets import DEFAULT, SOFT
 from xplique_dirpairs.sensitivity.influence_result import Influence
 
 SCRIPTS = Path(__file__).parents[1] / "benchmarks"

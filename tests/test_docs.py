@@ -101,3 +101,11 @@ def test_the_code_on_interpretability_and_influence_runs():
     assert names["difference"].value == names["scores"].s1 - names["others"].s1
     assert names["found"].scores.shape == (3, 3)
     assert names["pictures"].shape == (3, *shape)
+
+
+def test_the_code_on_position_runs():
+    text = (DOCS / "position.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"<!-- test: position -->\n```python\n(.*?)```\n", text, flags=re.DOTALL)
+    maker, shape, layer = NETWORKS["conv_gap"]
+    names = {"model": maker(shape), "layer": layer, "pairs": make_pairs(8, 3)}
+    exec(block, names | {"images": make_images(6, shape), "print": lambda *shown: None})

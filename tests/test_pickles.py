@@ -9,12 +9,16 @@ import joblib
 import keras
 import numpy as np
 import pytest
-from conftest import NETWORKS, make_images, make_pairs
+from conftest import NETWORKS, fake_learn_pairs, make_images, make_pairs
 from xplique.concepts import CraftTf
 from xplique.concepts.tf.layered_model_latent_extractor import LayeredModelExtractorBuilder
 
 import xplique_dirpairs as xd
+from xplique_dirpairs.extractors.scan import scan
 from xplique_dirpairs.factorizers.base import DirectionsFactorizer
+from xplique_dirpairs.learning.supervised import supervised_pairs
+from xplique_dirpairs.metrics.dissection import dissect
+from xplique_dirpairs.report.write import build_report
 
 pytestmark = [
     pytest.mark.usefixtures("quick_learning"),
@@ -40,6 +44,11 @@ WAYS = {
 
 @pytest.fixture(params=["pickle", "copy", pytest.param("joblib", marks=pytest.mark.slow)])
 def restored(request):
+    return WAYS[request.param]
+
+
+@pytest.fixture(params=["pickle", pytest.param("joblib", marks=pytest.mark.slow)])
+def unpickled(request):
     return WAYS[request.param]
 
 
@@ -133,6 +142,55 @@ def test_results_can_be_copied_after_they_were_used(restored, halves):
         assert_equal(use(restored(value)), wanted)
 
 
+class Annotated:
+    """Images of random maps and masks."""
+
+    def __init__(self, seed):
+        rng = np.random.default_rng(seed)
+        self.concepts = {"object": ("house", "tree")}
+        self.masks = {"object": rng.integers(0, 3, (4, 4, 4))}
+        self.maps = rng.normal(size=(4, 4, 4, 8)).astype(np.float32)
+
+    def batches(self, batch_size=32):
+        yield self.maps, self.masks
+
+
+@pytest.fixture(scope="module")
+def plain_results(halves, tmp_path_factory):
+    """Results that hold no network, each with a function of what it gives."""
+    split = halves("conv_gap")
+    layer, training, validation = layer_of(split), Annotated(1), Annotated(2)
+    x = np.asarray(split[0](IMAGES))
+    comparison = xd.compare(
+        {"PCA": xd.PCAFactorizer(2)}, IMAGES, LABELS, split=split, fit_images=IMAGES,
+        importance_images=2, nb_design=4, verbose=0,
+    )  # fmt: skip
+    explanation = xd.explain_model(layer, IMAGES, LABELS, verbose=0)
+    report = build_report(scan(layer, IMAGES, LABELS, verbose=0), explanation, verbose=0)
+    shards = xd.ActivationShards.write(tmp_path_factory.mktemp("shards") / "x", [x])
+    labels = xd.interpretability(training, validation, read_maps)
+    return [
+        (comparison, lambda o: [o.images, len(str(o.table()))]),
+        (xd.Attributions(np.ones((2, 3)), np.arange(2), "shapley"), lambda o: [o.values]),
+        (shards, lambda o: [o.read(0)]),
+        (supervised_pairs(training, read_maps, least=1), lambda o: [o.pairs.filters]),
+        (dissect(training, read_maps, np.zeros(8)), lambda o: [o.iou, o.labels]),
+        (labels, lambda o: [o.iou, o.f1]),
+        (fake_learn_pairs(x, 3, random_state=0)[1], lambda o: [len(o.summary())]),
+        (explanation.influence, lambda o: [o.effects, len(str(o.table()))]),
+        (report, lambda o: [o.images.maps, o.concepts.presence]),
+    ]
+
+
+def read_maps(maps):
+    return maps
+
+
+def test_results_without_a_network_can_be_copied(restored, plain_results):
+    for value, use in plain_results:
+        assert_equal(use(restored(value)), use(value))
+
+
 FACTORIZERS = [
     kind
     for kind in (getattr(xd, name) for name in dir(xd) if name.endswith("Factorizer"))
@@ -141,15 +199,15 @@ FACTORIZERS = [
 
 
 @pytest.mark.parametrize("kind", FACTORIZERS, ids=lambda kind: kind.__name__)
-def test_a_factorizer_can_be_copied_before_and_after_its_fit(kind, restored, halves):
+def test_a_factorizer_can_be_pickled_before_and_after_its_fit(kind, unpickled, halves):
     x = np.maximum(positions(halves("conv_gap"))[:120], 0)
     settings = {"steps": 5} if hasattr(kind(3), "steps") else {}
     settings |= {"n_init": 1} if kind is xd.TopKFactorizer else {}
     factorizer = kind(3, random_state=0, **settings)
-    again = restored(factorizer)
+    again = unpickled(factorizer)
     factorizer.fit(x), again.fit(x)
     wanted = factorizer.encode(x)
-    assert_equal([again.encode(x), restored(factorizer).encode(x)], [wanted, wanted])
+    assert_equal([again.encode(x), unpickled(factorizer).encode(x)], [wanted, wanted])
 
 
 def test_a_layer_of_xpliques_own_craft_can_be_copied(restored, halves):

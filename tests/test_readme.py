@@ -1,4 +1,4 @@
-"""The code of README.md runs, and its links lead to files."""
+"""The code of docs/use.md runs; README.md is short, and its links lead to files."""
 
 import dataclasses
 import re
@@ -12,17 +12,18 @@ from conftest import NETWORKS, make_images
 
 from xplique_dirpairs import DirectionPairsTf, split_model
 from xplique_dirpairs.learning import learner
-from xplique_dirpairs.learning.recipe import get_recipe
+from xplique_dirpairs.learning.presets import get_recipe
 
 ROOT = Path(__file__).parent.parent
 PAGE = (ROOT / "README.md").read_text(encoding="utf-8")
+USE = (ROOT / "docs" / "use.md").read_text(encoding="utf-8")
 #: Name of a marked block of code → its code.
-BLOCKS = dict(re.findall(r"<!-- test: (\S+) -->\n```python\n(.*?)```\n", PAGE, flags=re.DOTALL))
+BLOCKS = dict(re.findall(r"<!-- test: (\S+) -->\n```python\n(.*?)```\n", USE, flags=re.DOTALL))
 
 
 @pytest.fixture
 def names(tmp_path, monkeypatch):
-    """The variables that the code of README.md uses: a small network of 16 channels, and images.
+    """The variables that the code of docs/use.md uses: a small network of 16 channels, and images.
 
     Learning takes two steps only.
     """
@@ -47,12 +48,20 @@ def names(tmp_path, monkeypatch):
 
 def run(block, names):
     """Execute a block of code; its variables are added to ``names``."""
-    # README.md has images of more classes than the small network has outputs.
+    # The page has images of more classes than the small network has outputs.
     exec(BLOCKS[block].replace("class_id=3", "class_id=1"), names)
 
 
 def test_all_marked_blocks_are_known_to_these_tests():
     assert list(BLOCKS) == ["number", "restarts", "shards", "compare", "explain", "report"]
+
+
+def test_the_first_page_is_short_and_soon_shows_a_picture():
+    lines = PAGE.splitlines()
+    assert len(lines) <= 150
+    assert any(line.startswith("![") for line in lines[:40])
+    for path in re.findall(r"!\[[^\]]*\]\(([^)]+)\)", PAGE):
+        assert (ROOT / path).stat().st_size <= 300_000
 
 
 def test_links_lead_to_existing_files():

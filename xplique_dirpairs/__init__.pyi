@@ -3,6 +3,7 @@ from .comparison.attributions import attribute as attribute
 from .comparison.average import average as average
 from .comparison.compare import compare as compare
 from .comparison.result import Comparison as Comparison
+from .data.alignment import align_positions as align_positions
 from .data.shards import ActivationShards as ActivationShards
 from .explanations.model import explain_model as explain_model
 from .explanations.model_explanation import ModelExplanation as ModelExplanation
@@ -46,6 +47,8 @@ from .learning.recipe import Stage as Stage
 from .learning.signals import estimate_signals as estimate_signals
 from .learning.supervised import SupervisedPairs as SupervisedPairs
 from .learning.supervised import supervised_pairs as supervised_pairs
+from .matching.match_extractors import match_extractors as match_extractors
+from .matching.match_result import Matches as Matches
 from .maximisation.firing_report import FiringReport as FiringReport
 from .maximisation.firing_report import measure_firing as measure_firing
 from .maximisation.maximise import MaximisationSettings as MaximisationSettings
@@ -55,11 +58,16 @@ from .metrics.dissection import dissect as dissect
 from .metrics.interpretability import Interpretability as Interpretability
 from .metrics.labelled_detectors import interpretability as interpretability
 from .metrics.labelled_detectors import score_labels as score_labels
+from .metrics.position import mirror_scores as mirror_scores
+from .metrics.universality import Universality as Universality
+from .metrics.universality import universality as universality
 from .models.head import Head as Head
 from .models.split import SplitModel as SplitModel
 from .models.split import split_model as split_model
 from .pairs import DirectionPairs as DirectionPairs
 from .plots.concepts import plot_maximised as plot_maximised
+from .position.dependence import position_dependence as position_dependence
+from .position.result import PositionDependence as PositionDependence
 from .report.content import Report as Report
 from .report.content import ReportSettings as ReportSettings
 from .report.page_files import save_report as save_report

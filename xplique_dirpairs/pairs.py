@@ -16,13 +16,14 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from xplique_dirpairs.core.archives import ArchiveFormat
-from xplique_dirpairs.core.linear_algebra import lengths_of, regularised_inverse
+from xplique_dirpairs.core.linear_algebra import lengths_of, read_only, regularised_inverse
 from xplique_dirpairs.core.types import Array
 from xplique_dirpairs.core.validation import (
     check_choice,
     check_concepts,
     check_finite,
     check_number,
+    check_real,
 )
 
 Off = Literal["absent", "undecided"]
@@ -39,15 +40,15 @@ WELL_CONDITIONED = 30.0
 class DirectionPairs:
     """Filters, biases and signal vectors of I concepts in a layer of D channels; immutable.
 
-    Features x are the D activations of the layer at one position. This model of the features is
-    that of Doumanoglou et al. (arXiv 2509.23926). The absent levels, and the coefficients computed
-    from them, are additions of this package. Row or entry i of an array belongs to concept i.
+    Features x are the D activations of the layer at one position (a cell of a feature map, or a
+    token). Filters, biases and signal vectors are those of Doumanoglou et al. (arXiv 2509.23926);
+    the paper has no absent levels. Row or entry i of an array belongs to concept i.
 
     Parameters
     ----------
     filters : array-like of shape (I, D)
-        Decoding directions w_i. The longer w_i, the faster the detection changes across the
-        threshold: see `margins`.
+        Decoding directions w_i. The longer w_i, the more steeply the detection σ(wᵢᵀx − bᵢ) rises
+        from 0 to 1: see `margins`.
     biases : array-like of shape (I,)
         Thresholds b_i: concept i is detected where ``wᵢᵀx > bᵢ``.
     signals : array-like of shape (I, D)
@@ -57,9 +58,9 @@ class DirectionPairs:
     absent_levels : array-like of shape (I,)
         Mean m_i of wᵢᵀx over the positions where concept i is not detected.
     recurrence : array-like of shape (I,), optional
-        Share, 0 to 1, of the other restarts of the learning that found the concept again, with
-        projections wᵀx that correlate with its own by 0.9 or more. Restarts that were stopped early
-        do not count. None: there were no other restarts.
+        Share of the other restarts of the learning, in [0, 1], in which concept i was found again:
+        projections wᵀx on one of their filters correlate by at least 0.9 with those on w_i. Only
+        restarts that ran to the end count. None: there was no other restart.
 
     Raises
     ------
@@ -82,7 +83,7 @@ class DirectionPairs:
                 continue
             dtype = np.float64 if field.name == "signals" else np.float32
             with np.errstate(over="ignore"):  # overflow is found below
-                array = _as_real(field.name, value).astype(dtype)
+                array = check_real(field.name, value).astype(dtype)
             if not np.isfinite(array).all():
                 raise ValueError(f"{field.name} must be finite, but holds NaN or infinite values")
             object.__setattr__(self, field.name, array)
@@ -91,19 +92,15 @@ class DirectionPairs:
         lengths = lengths_of(self.signals)[:, None]
         is_unit = np.abs(lengths - 1.0) < 1e-6  # these rows are kept bit for bit
         signals = np.where(is_unit, self.signals, self.signals / lengths)
-        object.__setattr__(self, "signals", _frozen(signals.astype(np.float32)))
+        object.__setattr__(self, "signals", read_only(signals.astype(np.float32)))
 
     def _check_shapes(self) -> None:
         if self.filters.ndim != 2 or 0 in self.filters.shape:
             raise ValueError(f"filters must have shape (I, D), not {self.filters.shape}")
         concepts, channels = self.filters.shape
-        expected = {
-            "biases": (concepts,),
-            "signals": (concepts, channels),
-            "mean": (channels,),
-            "absent_levels": (concepts,),
-            "recurrence": (concepts,),
-        }
+        per_concept = ("biases", "absent_levels", "recurrence")
+        expected: dict[str, tuple[int, ...]] = dict.fromkeys(per_concept, (concepts,))
+        expected |= {"signals": (concepts, channels), "mean": (channels,)}
         for name, shape in expected.items():
             array = getattr(self, name)
             if array is not None and array.shape != shape:
@@ -139,7 +136,7 @@ class DirectionPairs:
 
         A step of length M_i along w_i raises a detection from 0.5 to σ(1) = 0.73.
         """
-        return _frozen((1.0 / lengths_of(self.filters)).astype(np.float32))
+        return read_only((1.0 / lengths_of(self.filters)).astype(np.float32))
 
     def project(self, x: ArrayLike) -> Array:
         """Compute the projections of features on the filters, z_i = wᵢᵀx for concept i.
@@ -231,10 +228,9 @@ class DirectionPairs:
         x : array-like of shape (..., D)
             Features of D channels, with any leading axes.
         off : {"absent", "undecided"}, default="absent"
-            What a coefficient of 0 means. ``"absent"``: the projection wᵢᵀx is not above m_i, its
-            mean over positions where concept i is not detected; the coefficient is u_i = ReLU(wᵢᵀx
-            − mᵢ) ≥ 0. ``"undecided"``: if all coefficients are 0, all detections are 0.5;
-            coefficients are v = (WᵀŜ)⁺(Wᵀx − b), of either sign, with the matrix `cross_inverse`.
+            What a coefficient of 0 means. ``"absent"``: the projection wᵢᵀx is at most the absent
+            level m_i; coefficients are u_i = ReLU(wᵢᵀx − mᵢ) ≥ 0. ``"undecided"``: if all
+            coefficients are 0, all detections are 0.5; they are v = (WᵀŜ)⁺(Wᵀx − b), of both signs.
 
         Returns
         -------
@@ -254,8 +250,17 @@ class DirectionPairs:
     def read(self, x: Array, off: Off = "absent") -> tuple[Array, Array]:
         """Compute `coefficients` and `detect` together, which is faster, without checking ``x``.
 
-        Features ``x`` of D channels have shape (..., D); both results have shape (..., I) for I
-        concepts. ``off`` says what a coefficient of 0 means, as in the method `coefficients`.
+        Parameters
+        ----------
+        x : ndarray of shape (..., D)
+            Features of D channels, with any leading axes; NaN and infinite values are not noticed.
+        off : {"absent", "undecided"}, default="absent"
+            What a coefficient of 0 means, as in the method `coefficients`.
+
+        Returns
+        -------
+        coefficients, detections : ndarray of shape (..., I)
+            Coefficients of the I concepts, and their detections in [0, 1].
         """
         z = self._as_features(x) @ self.filters.T
         return self._coefficients(z, off), self._detections(z)
@@ -314,7 +319,7 @@ class DirectionPairs:
         ValueError
             If the last axis of ``coefficients`` is not I long, or ``off`` is not one of its values.
         """
-        u = _as_real("coefficients", coefficients, self.number_of_concepts, "concepts")
+        u = check_real("coefficients", coefficients, self.number_of_concepts, "concepts")
         return np.asarray(u @ self.bank(off))
 
     def suppress(
@@ -392,12 +397,12 @@ class DirectionPairs:
 
     @cached_property
     def cross_inverse(self) -> Array:
-        """Matrix (WᵀŜ)⁺, (I, I) float64, where the columns of W and Ŝ are filters and signals.
+        """Inverse (WᵀŜ)⁺, (I, I) float64; the columns of W and Ŝ are filters and signal vectors.
 
-        It turns projections on the I filters into the amounts of the I signal vectors whose sum has
-        these projections. If `condition_number` is above 30, the inverse is regularised.
+        For projections z on the filters, (WᵀŜ)⁺z are the amounts of the signal vectors whose sum
+        has these projections. The inverse is regularised if `condition_number` is above 30.
         """
-        return _frozen(_cross_inverse(self.filters, self.signals))
+        return read_only(_cross_inverse(self.filters, self.signals))
 
     @cached_property
     def condition_number(self) -> float:
@@ -412,17 +417,17 @@ class DirectionPairs:
 
     @cached_property
     def bank_error(self) -> float:
-        """Largest entry of |WᵀB − 1|: W has the filters as columns, B the rows of ``bank()``.
+        """Largest absolute entry of WᵀB − 1: how much one concept disturbs others at most.
 
-        Here 1 is the identity matrix. The result is 0, up to rounding, if a unit of each
-        coefficient changes the projection on the filter of its concept by 1, and no other.
+        The columns of W are the filters, those of B the rows of `bank`; 1 is the identity matrix.
+        It is 0, up to rounding, if switching a concept off changes no other projection.
         """
         product = self.filters.astype(np.float64) @ self._absent_bank.astype(np.float64).T
         return float(np.abs(product - np.eye(self.number_of_concepts)).max())
 
     @cached_property
     def _absent_bank(self) -> Array:
-        return _frozen(_absent_bank(self.filters, self.signals).astype(np.float32))
+        return read_only(_absent_bank(self.filters, self.signals).astype(np.float32))
 
     def save(self, path: str | Path) -> None:
         """Write the pairs to a numpy archive, without pickle.
@@ -458,7 +463,7 @@ class DirectionPairs:
         return FORMAT.load(path, lambda arrays, _: cls(**arrays))
 
     def _as_features(self, x: ArrayLike) -> Array:
-        features = _as_real("features", x, self.channels, "channels")
+        features = check_real("features", x, self.channels, "channels")
         return features if features.dtype == np.float64 else features.astype(np.float32, copy=False)
 
 
@@ -480,20 +485,3 @@ def _cross_inverse(filters: Array, signals: Array) -> Array:
 def _absent_bank(filters: Array, signals: Array) -> Array:
     """Compute Bᵀ = (Ŝ(WᵀŜ)⁺)ᵀ, (I, D), from filters and signal vectors, (I, D) each."""
     return np.asarray(_cross_inverse(filters, signals).T @ signals.astype(np.float64))
-
-
-def _as_real(name: str, values: ArrayLike, width: int | None = None, unit: str = "") -> Array:
-    """Return an array of real numbers, after checking that its last axis has length ``width``."""
-    array = np.asarray(values)
-    if array.dtype.kind not in "fiub":
-        raise ValueError(f"{name} must be real numbers, not {array.dtype}")
-    if width is not None and array.shape[-1:] != (width,):
-        raise ValueError(
-            f"the last axis of {name} must have {width} {unit}, but their shape is {array.shape}"
-        )
-    return array
-
-
-def _frozen(array: Array) -> Array:
-    array.setflags(write=False)
-    return array

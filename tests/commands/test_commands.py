@@ -220,6 +220,24 @@ def test_a_wrong_path_is_an_error_before_any_file_is_read(call, tmp_path, option
     assert complaint in ran.err
 
 
+def test_an_output_inside_the_images_is_refused(call, place):
+    for inside in (place / "photos", place / "photos" / "concepts"):
+        ran = call("fit", "--output", inside)
+        assert (ran.status, ran.err.count("\n")) == (1, 1) and "choose another place" in ran.err
+    assert not (place / "photos" / "concepts").exists()
+
+
+def test_files_of_an_earlier_run_are_noted(call, place, tmp_path):
+    (tmp_path / "out").mkdir()
+    for name in ("class_0009.png", "notes.txt"):
+        (tmp_path / "out" / name).write_bytes(b"")
+    written = {"written": ["class_0009.png", "pairs.npz", "gone.png"]}
+    (tmp_path / "out" / "summary.json").write_text(json.dumps(written))
+    ran = call("correct", "--pairs", place / "given.npz", "--suppress", 0, "--output", "out")
+    assert ran.status == 0, ran.err
+    assert "earlier run are still in out/: class_0009.png\n" in ran.err
+
+
 def test_a_folder_without_readable_images_is_an_error(call, tmp_path):
     (tmp_path / "photos").mkdir()
     ran = call("fit", images=tmp_path / "photos")

@@ -69,10 +69,37 @@ def test_a_folder_without_images_is_an_error(tmp_path):
         find_images(tmp_path)
 
 
+def test_images_of_a_format_that_is_not_read_are_noted(tmp_path):
+    for name in ("a/1.png", "a/2.HEIC", "a/3.heic", "a/4.dcm", "a/.5.dcm", "a/notes.txt"):
+        save(tmp_path / name, format="PNG")
+    for folder in (tmp_path, tmp_path / "a"):
+        [note] = find_images(folder).notes
+        assert note == "files whose format is not read are left out: 2 .heic, 1 .dcm"
+
+
+def test_folders_within_class_folders_are_noted_beside_images_only(tmp_path):
+    for name in ("a/1.png", "a/masks/1.png", "b/1.png", "b/masks/1.png", "c/old/1.png"):
+        save(tmp_path / name)
+    [note] = find_images(tmp_path).notes
+    assert "images of the class, too: masks (2 images)" in note
+
+
+def test_parts_of_a_data_set_are_no_classes(tmp_path):
+    for name in ("train/cat/1.png", "train/dog/1.png", "Test/cat/1.png"):
+        save(tmp_path / name)
+    with pytest.raises(
+        ValueError, match=r"'Test', 'train' are parts of a data set.*such as .*Test"
+    ):
+        find_images(tmp_path)
+    assert find_images(tmp_path / "train").classes == ["cat", "dog"]
+    save(tmp_path / "bus" / "1.png")
+    assert find_images(tmp_path).classes == ["Test", "bus", "train"]
+
+
 # ------------------------------------------------------------------ reading one image
 
 
-@pytest.mark.parametrize("ending", ["jpg", "png", "webp", "bmp", "gif"])
+@pytest.mark.parametrize("ending", ["jpg", "png", "webp", "bmp", "gif", "tif", "TIFF"])
 def test_every_format_is_read(tmp_path, ending):
     pixels = read_image(save(tmp_path / f"one.{ending}"), (16, 24))
     assert (pixels.shape, pixels.dtype) == ((16, 24, 3), np.uint8)

@@ -70,6 +70,12 @@ def an_archive(**entries):
     return write
 
 
+def named_otherwise(path):
+    other = path.with_suffix(".h5" if path.suffix == ".keras" else ".keras")
+    small().save(other)
+    other.rename(path)
+
+
 def half_a_file(path):
     conv_gap().save(path)
     whole = path.read_bytes()
@@ -94,6 +100,13 @@ CASES = {
     "another archive": ("m.keras", an_archive(a_txt="x"), "it holds no model, perhaps only"),
     "no JSON": ("m.keras", an_archive(config_json="{"), "empty, damaged or no file of Keras"),
     "weights": ("m.weights.h5", lambda p: small().save_weights(p), "perhaps only weights: save"),
+    "HDF5 in a .keras": ("m.keras", named_otherwise, r"is an HDF5 file .* ends in \.h5"),
+    "archive in an .h5": ("m.h5", named_otherwise, r"is a \.keras file .* ends in \.keras"),
+    "Git LFS": (
+        "m.keras",
+        lambda p: p.write_text("version https://git-lfs.github.com/spec/v1\n"),
+        "lfs pull",
+    ),
     "ONNX": ("m.onnx", lambda p: p.write_bytes(b"x"), "does not end in .keras, .h5"),
 }
 

@@ -156,6 +156,24 @@ def test_an_accuracy_that_chance_explains_tells_nothing(photos, share):
         found(begins_with(), photos, [photos[1]], predict)
 
 
+def test_an_accuracy_that_contradicts_the_first_layers_is_asked_about(photos):
+    model = begins_with(L.Rescaling(1 / 255))  # but trained on images that were scaled before
+    with pytest.raises(UsageError, match=r"'rescaling.* 50% .* 90% with pixels from 0 to 1.* unit"):
+        found(model, photos, [photos[1]], right_with("unit", photos[1], 0.9))
+    for share in (0.5, 0.55):  # chance explains this
+        assert found(model, photos, [photos[1]], right_with("unit", photos[1], share))[0] == "none"
+    assert found(model, photos, [photos[1]], right_with("none", photos[1], 0.9))[0] == "none"
+
+
+def test_a_model_of_integers_takes_pixels_as_they_are(photos):
+    inputs = keras.Input((12, 12, 3), dtype="uint8")
+    model = keras.Model(inputs, keras.layers.Flatten()(keras.layers.Conv2D(2, 3)(inputs)))
+    name, reason = found(model, photos, [photos[1]], right_with("unit", photos[1]))
+    assert name == "none" and reason.endswith("as its input is uint8")
+    with pytest.raises(ValueError, match="takes uint8, so it scales pixels itself"):
+        preprocessing("unit").before(model)
+
+
 def test_grey_images_are_tried_in_the_ranges_of_grey_images(photos):
     model = keras.Sequential([keras.Input((12, 12, 1)), L.Rescaling(1 / 255), L.Flatten()])
     assert found(model, (photos[0][..., :1], photos[1]))[0] == "none"

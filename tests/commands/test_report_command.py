@@ -1,6 +1,7 @@
 """The command ``report``, with learned and with given pairs."""
 
 import json
+import shutil
 from collections import Counter
 from types import SimpleNamespace
 
@@ -13,6 +14,7 @@ from conftest import make_images
 from PIL import Image
 
 from xplique_dirpairs.commands import report
+from xplique_dirpairs.models import split
 from xplique_dirpairs.pairs import DirectionPairs
 
 # Keras [3.15] reads variables in a way that numpy deprecates when it saves a model.
@@ -37,8 +39,12 @@ class Counting(keras.layers.Layer):
 
 
 @pytest.fixture
-def counted(place, tmp_path):
-    """Path of the model of `place` with the layer `Counting` in front."""
+def counted(place, tmp_path, monkeypatch):
+    """Path of the model of `place` with the layer `Counting` in front.
+
+    Noise that the network is checked with, since it has an own layer, is not counted.
+    """
+    monkeypatch.setattr(split, "warn_if_unsteady", lambda model: None)
     model = keras.models.load_model(place / "m.keras")
     images = keras.Input(model.input_shape[1:])
     x = Counting()(images)
@@ -49,16 +55,17 @@ def counted(place, tmp_path):
     return tmp_path / "counted.keras"
 
 
-@pytest.mark.parametrize("images", ["photos", "flat"])
 @pytest.mark.parametrize(
-    "options",
+    "images, options",
     [
-        ["--concepts", 3],
-        ["--concepts", 3, "--held-out", 0],
-        ["--concepts", "auto"],
-        ["--pairs", "given.npz"],
-        ["--pairs", "given.npz", "--no-counterfactuals"],
-        ["--pairs", "given.npz", "--classes", 0, 1, 2],
+        ("photos", ["--concepts", 3]),
+        ("flat", ["--concepts", 3]),
+        ("photos", ["--concepts", 3, "--held-out", 0]),
+        ("photos", ["--concepts", "auto"]),
+        ("photos", ["--pairs", "given.npz"]),
+        ("flat", ["--pairs", "given.npz", "--no-counterfactuals"]),
+        ("photos", ["--pairs", "given.npz", "--classes", 0, 1, 2]),
+        ("flat", ["--pairs", "given.npz", "--classes", 0, 1, 2]),
     ],
 )
 def test_a_report_passes_each_image_through_the_network_once(call, place, counted, images, options):
@@ -129,6 +136,21 @@ def test_the_report_of_a_single_image_has_no_counterfactuals(call, written):
     assert page.counterfactuals is None and any(
         "more than one image" in note for note in page.settings.notes
     )
+
+
+def test_a_report_says_what_depends_on_the_place_if_it_is_asked_to(call, place, tmp_path, written):
+    quick = ("--pairs", place / "given.npz", "--no-counterfactuals")
+    for options in (quick, (*quick, "--position")):
+        assert call("report", *options).status == 0
+    assert [page.settings.position for page in written] == [False, True]
+    few = tmp_path / "few"
+    few.mkdir()
+    for path in sorted((place / "flat").glob("*.png"))[:2]:
+        shutil.copy(path, few)
+    ran = call("report", *quick, "--position", images=few)
+    assert ran.status == 0, ran.err
+    assert not written[-1].settings.position
+    assert "it takes 4 images at least" in written[-1].settings.notes[-1]
 
 
 def test_the_report_of_independent_outputs_has_no_counterfactuals(call, place, tmp_path, written):

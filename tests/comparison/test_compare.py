@@ -255,7 +255,7 @@ def test_sigmoids_stay_sigmoids_when_the_network_is_split(run):
     assert comparison.class_ids[2] == 0 and comparison.class_ids[4] == 1
 
 
-@pytest.mark.parametrize("network", ["tokens", "class_token", "vectors", "conv_flatten", "gelu"])
+@pytest.mark.parametrize("network", ["class_token", "vectors", "conv_flatten", "gelu"])
 def test_extractors_at_layers_of_any_shape_are_compared_and_plotted(run, images, network):
     comparison = run(
         {"PCA": PCAFactorizer(2), "pairs": DirectionPairsFactorizer(3, random_state=0)},

@@ -4,20 +4,28 @@ import os
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 from xplique_dirpairs.core.settings import check_settings
 
-#: Fits concepts of a small network, and uses them.
+#: Fits concepts of a small network in few steps, and uses them.
 USE = """
-import keras, numpy as np
+import dataclasses, keras, numpy as np
 from keras import layers
 from xplique_dirpairs import ConceptLayer, DirectionPairsTf, correct, counterfactuals, split_model
+from xplique_dirpairs.learning.presets import get_recipe
+def few_steps(recipe):
+    stages = [dataclasses.replace(s, epochs=2, steps_per_epoch=5) for s in recipe.stages]
+    return dataclasses.replace(recipe, stages=tuple(stages), otherwise=None)
 inputs = keras.Input((16, 16, 3))
 x = layers.GlobalAveragePooling2D()(layers.Conv2D(6, 3, 2, activation="relu", name="cut")(inputs))
 model = keras.Model(inputs, layers.Dense(3, activation="softmax")(x))
 images = np.random.default_rng(0).random((12, 16, 16, 3)).astype("float32")
-craft = DirectionPairsTf(split_model(model, "cut"), number_of_concepts=3, patch_size=8, verbose=0)
+craft = DirectionPairsTf(
+    split_model(model, "cut"), number_of_concepts=3, patch_size=8, verbose=0,
+    recipe=few_steps(get_recipe("default")),
+)
 craft.fit(images)
 assert np.isfinite(craft.estimate_importance()).all() and craft.transform(images).dtype == "float32"
 assert len(counterfactuals(craft, images[:2], images)) == 2
@@ -119,3 +127,8 @@ def test_the_package_works_under_a_setting(setting):
 def test_a_setting_that_the_package_cannot_work_under_is_named(setting, named):
     status, said = run(setting + "\n" + USE)
     assert status == 1 and said.startswith(("RuntimeError", "ValueError")) and named in said
+
+
+def test_numpy_that_raises_where_numbers_round_to_0_is_named():
+    with np.errstate(all="raise"), pytest.raises(RuntimeError, match=r"numpy\.seterr\(under="):
+        check_settings()

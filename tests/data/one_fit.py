@@ -18,7 +18,7 @@ import tensorflow as tf
 from xplique_dirpairs.data.shards import ActivationShards
 from xplique_dirpairs.datasets.synthetic import pooled_dense_head, synthetic_signals
 from xplique_dirpairs.learning.learner import learn_pairs
-from xplique_dirpairs.learning.recipe import get_recipe
+from xplique_dirpairs.learning.presets import get_recipe
 from xplique_dirpairs.models.head import Head
 
 #: Name of the recipe, changes of the recipe and of its stages, and whether the head pools.
@@ -52,8 +52,6 @@ def strategy_of(kind):
         return tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
     if kind == "workers":
         return tf.distribute.MultiWorkerMirroredStrategy()
-    if kind == "one_device":
-        return tf.distribute.OneDeviceStrategy("CPU:0")
     return None
 
 

@@ -20,7 +20,7 @@ from xplique_dirpairs.learning.coordinates import Moments, whitened
 from xplique_dirpairs.learning.features import Features, RandomBatches
 from xplique_dirpairs.learning.learner import learn_pairs
 from xplique_dirpairs.learning.objective import Objective
-from xplique_dirpairs.learning.recipe import get_recipe
+from xplique_dirpairs.learning.presets import get_recipe
 from xplique_dirpairs.models.head import Head
 
 
@@ -450,3 +450,10 @@ def test_an_index_of_impossible_lengths_is_damaged(change, tmp_path):
     index.write_text(json.dumps(json.loads(index.read_text()) | change))
     with pytest.raises(ValueError, match="damaged"):
         ActivationShards(tmp_path / "shards")
+
+
+def test_shards_of_a_relative_path_are_found_from_another_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shards = ActivationShards.write("shards", [np.ones((4, 3))])
+    monkeypatch.chdir(tmp_path.parent)
+    assert shards.read(0).shape == (4, 3)

@@ -68,10 +68,10 @@ def test_invalid_arguments_are_refused():
 
 
 @pytest.mark.slow
-def test_the_network_learns_the_classes_and_ignores_the_distractor():
-    scenes, fresh = annotated_scenes(5000, seed=0), annotated_scenes(1600, seed=1000)
-    model = train_scene_network(scenes.images, scenes.labels, verbose=0)
-    right = model.predict(fresh.images, verbose=0).argmax(axis=1) == fresh.labels
+@pytest.mark.xdist_group("scene network")
+def test_the_network_learns_the_classes_and_ignores_the_distractor(scene_network):
+    fresh = annotated_scenes(1600, seed=1000)
+    right = scene_network.predict(fresh.images, verbose=0).argmax(axis=1) == fresh.labels
     assert right.mean() > 0.95
     has_balloon = mask_of(fresh, "object", "balloon").any(axis=(1, 2))
     assert abs(right[has_balloon].mean() - right[~has_balloon].mean()) < 0.04

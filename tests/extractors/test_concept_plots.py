@@ -3,7 +3,7 @@
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
-from conftest import NETWORKS
+from conftest import SHAPES
 from matplotlib.figure import Figure
 from sklearn.exceptions import NotFittedError
 from xplique.concepts import DisplayImportancesOrder
@@ -35,8 +35,8 @@ def ready(halves, images):
     return make
 
 
-@pytest.mark.parametrize("name", NETWORKS)
-def test_every_plot_works_for_every_network(ready, shows, name):
+@pytest.mark.parametrize("name", SHAPES)
+def test_every_plot_works_for_every_shape_of_images_and_layers(ready, shows, name):
     pairs, x = ready(name, concepts=12, count=2)  # more concepts than channels
     figures = [
         pairs.plot_concepts_importances(),

@@ -167,7 +167,7 @@ def tutorial(craft_class, manager_class, g, h, images, labels, monkeypatch, tmp_
 
 def test_a_craft_script_runs_with_the_class_names_changed(halves, images, monkeypatch, tmp_path):
     g, h = halves("conv_gap")
-    x = images("conv_gap", 4)
+    x = images("conv_gap", 3)
     labels = h.predict_on_batch(g.predict_on_batch(x)).argmax(axis=1)
     rest = (g, h, x, labels, monkeypatch, tmp_path)
     ours = tutorial(DirectionPairsTf, DirectionPairsManagerTf, *rest)

@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import NETWORKS, fake_learn_pairs
+from conftest import NETWORKS, SHAPES, fake_learn_pairs
 from sklearn.exceptions import NotFittedError
 from xplique.concepts.tf.latent_extractor import TfLatentExtractor
 from xplique.concepts.tf.layered_model_latent_extractor import (
@@ -103,8 +103,8 @@ def test_sobol_importance_works_on_maps_and_is_refused_on_tokens(fitted):
         holistic.estimate_importance(x, operator, 1, **options)
 
 
-@pytest.mark.parametrize("name", NETWORKS)
-def test_plots_work_on_every_layer_with_many_concepts(fitted, name):
+@pytest.mark.parametrize("name", SHAPES)
+def test_plots_work_for_every_shape_of_images_and_layers_with_many_concepts(fitted, name):
     holistic, _, x = fitted(name, concepts=12)
     assert len(holistic.display_images_per_concept(x[:2]).axes) == 24
     assert len(holistic.display_top_images_per_concept(x, topk=2, order=[11, 0]).axes) == 4

@@ -7,7 +7,14 @@ import numpy as np
 import pytest
 from conftest import make_images, make_pairs
 
-from xplique_dirpairs import ConceptLayer, DirectionPairsTf, explain_model, split_model
+from xplique_dirpairs import (
+    ConceptLayer,
+    DirectionPairsTf,
+    ReportSettings,
+    explain_model,
+    split_model,
+    write_report,
+)
 from xplique_dirpairs.interventions.counterfactuals import counterfactuals
 
 SHAPE = (16, 16, 3)
@@ -52,7 +59,7 @@ def test_a_last_batch_or_another_class_traces_nothing_again(halves):
     assert traces(lambda: first.estimate_importance(images[:2], nb_design=5)) == 0
 
 
-def test_users_see_no_warnings_about_tracing(halves, caplog):
+def test_users_see_no_warnings_about_tracing(halves, caplog, tmp_path):
     images = make_images(23, SHAPE)
     layer = ConceptLayer.of(make_pairs(8, 3), halves)
     with caplog.at_level(logging.WARNING, logger="tensorflow"):
@@ -63,4 +70,6 @@ def test_users_see_no_warnings_about_tracing(halves, caplog):
         explain_model(layer, images, np.arange(23) % 6, batch_size=4, verbose=0)
         for target in range(3):
             counterfactuals(layer, images[: 3 + target], images, target=target, verbose=0)
+        settings = ReportSettings(batch_size=5)
+        write_report(tmp_path, layer, images[:9], np.arange(9) % 6, settings=settings, verbose=0)
     assert not [record for record in caplog.records if "retracing" in record.getMessage()]

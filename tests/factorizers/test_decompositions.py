@@ -87,7 +87,7 @@ def test_with_all_components_off_the_features_are_the_mean(mixed):  # for any se
         FastICAFactorizer(3),
         RandomFactorizer(3),
         KMeansFactorizer(3),
-        DictionaryLearningFactorizer(3),
+        DictionaryLearningFactorizer(3, tol=1e-3),
     ):
         factorizer.fit(x)
         off = factorizer.decode(np.zeros((1, 3), np.float32))[0]
@@ -312,7 +312,7 @@ def test_without_centring_most_atoms_point_along_a_large_mean():
 
 def test_codes_are_the_exact_solution_of_the_non_negative_lasso(mixed):
     x = mixed[2]
-    factorizer = DictionaryLearningFactorizer(6, random_state=0)
+    factorizer = DictionaryLearningFactorizer(6, tol=1e-3, random_state=0)
     bank, u = factorizer.fit(x)
     slow = sparse_encode(
         (x - factorizer.constant_).astype(np.float64),
@@ -339,9 +339,9 @@ def test_a_larger_alpha_leaves_fewer_coefficients_and_a_larger_residual(mixed):
 
 def test_other_units_of_the_features_change_the_units_of_the_codes_alone(mixed):
     x = mixed[2]
-    factorizer = DictionaryLearningFactorizer(4, random_state=0)
+    factorizer = DictionaryLearningFactorizer(4, tol=1e-3, random_state=0)
     bank, u = factorizer.fit(x)
-    factorizer_of_larger = DictionaryLearningFactorizer(4, random_state=0)
+    factorizer_of_larger = DictionaryLearningFactorizer(4, tol=1e-3, random_state=0)
     larger_bank, larger_u = factorizer_of_larger.fit(64 * x)
     np.testing.assert_allclose(larger_bank, bank, atol=1e-4)
     np.testing.assert_allclose(larger_u, 64 * u, atol=1e-2)

@@ -102,6 +102,13 @@ def concepts_of(model, pairs, layer="features"):
     return ConceptLayer.of(pairs, split_model(model, layer))
 
 
+@pytest.fixture(scope="session")
+def concepts(networks, pictures):
+    """Concepts of the network "convolutions", for tests of what is refused."""
+    model = networks["convolutions"]
+    return concepts_of(model, pairs_of(features(model, pictures)))
+
+
 @pytest.fixture(params=NETWORKS)
 def case(request, networks, pictures):
     """Return a model, its features, direction pairs and the layer's range."""
@@ -396,17 +403,13 @@ def test_concepts_without_detectors_are_refused(networks, pictures):
         ({"limits": 3}, ValueError, "lowest, highest"),
     ],
 )
-def test_invalid_arguments_are_refused(change, error, message, networks, pictures):
-    model = networks["convolutions"]
-    concepts = concepts_of(model, pairs_of(features(model, pictures)))
+def test_invalid_arguments_are_refused(change, error, message, concepts):
     with pytest.raises(error, match=message):
         correct(**{"concepts": concepts, "indices": 0} | change)
 
 
 @pytest.mark.parametrize("labels", [[0, 1], [0.5] * 6, [7] * 6])
-def test_labels_that_do_not_fit_are_refused(networks, pictures, labels):
-    model = networks["convolutions"]
-    concepts = concepts_of(model, pairs_of(features(model, pictures)))
+def test_labels_that_do_not_fit_are_refused(concepts, pictures, labels):
     with pytest.raises(ValueError, match="labels must be"):
         choose_k(concepts, 0, pictures, labels)
 

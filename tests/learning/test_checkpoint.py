@@ -19,7 +19,8 @@ from xplique_dirpairs.learning.coordinates import Moments
 from xplique_dirpairs.learning.history import LearningWarning
 from xplique_dirpairs.learning.learner import learn_pairs
 from xplique_dirpairs.learning.objective import Objective
-from xplique_dirpairs.learning.recipe import Stage, get_recipe
+from xplique_dirpairs.learning.presets import get_recipe
+from xplique_dirpairs.learning.recipe import Stage
 from xplique_dirpairs.learning.state import Detectors, FitState, Pace, Running
 from xplique_dirpairs.models.head import Head
 
@@ -106,14 +107,9 @@ ANY_STAGE = [("default", 1), ("default", 2), ("default", 5), ("paper-deep", 6)]
 ANY_STAGE.append(("paper-synthetic", 5))
 
 
-@pytest.mark.parametrize(
-    "name, at",
-    [
-        pytest.param(*where, marks=pytest.mark.slow if where != ("default", 2) else ())
-        for where in ANY_STAGE
-    ],
-)
-def test_a_fit_is_resumed_after_its_process_was_killed(name, at, tmp_path, request):
+@pytest.mark.slow
+def test_a_fit_is_resumed_after_its_process_was_killed(tmp_path, request):
+    name, at = "default", 2
     tests = str(request.path.parent)
     script = KILLED.format(tests=tests, at=at, name=name, folder=str(tmp_path))
     killed = subprocess.run([sys.executable, "-c", script], capture_output=True, check=False)
@@ -121,8 +117,13 @@ def test_a_fit_is_resumed_after_its_process_was_killed(name, at, tmp_path, reque
     assert_resumed_fit_equals_uninterrupted_fit(name, at, tmp_path)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name, at", ANY_STAGE)
+@pytest.mark.parametrize(
+    "name, at",
+    [
+        pytest.param(*where, marks=pytest.mark.slow if where != ("default", 2) else ())
+        for where in ANY_STAGE
+    ],
+)
 def test_a_resumed_fit_gives_the_result_of_an_uninterrupted_fit(name, at, tmp_path, monkeypatch):
     with monkeypatch.context() as patched, pytest.raises(Killed):
         kill_in_epoch(patched, at)

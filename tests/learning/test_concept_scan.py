@@ -14,7 +14,7 @@ from xplique_dirpairs.learning.concept_scan import (
     scan_number_of_concepts,
 )
 from xplique_dirpairs.learning.history import LearningWarning
-from xplique_dirpairs.learning.recipe import get_recipe
+from xplique_dirpairs.learning.presets import get_recipe
 from xplique_dirpairs.metrics.dictionary import stability_of
 from xplique_dirpairs.models.head import Head
 

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 
 from xplique_dirpairs.datasets.synthetic import random_directions, signal_maps
-from xplique_dirpairs.learning import learner
+from xplique_dirpairs.learning import initialisation
 from xplique_dirpairs.learning.coordinates import Moments, whitened
 from xplique_dirpairs.learning.features import Features
 from xplique_dirpairs.learning.history import LearningWarning
 from xplique_dirpairs.learning.learner import learn_pairs
-from xplique_dirpairs.learning.recipe import get_recipe
+from xplique_dirpairs.learning.presets import get_recipe
 from xplique_dirpairs.learning.starts import count_maxima, make_start
 from xplique_dirpairs.metrics.recovery import detector_iou
 
@@ -32,7 +32,7 @@ def doubts(features, concepts):
     """Return the doubts of a fit with very few steps, as one text."""
     recipe = get_recipe("default")
     soft = replace(recipe.otherwise, start="random", stages=brief(recipe.otherwise.stages)[1:])
-    recipe = replace(recipe, stages=brief(recipe.stages), otherwise=soft)
+    recipe = replace(recipe, stages=brief(recipe.stages)[1:], otherwise=soft)
     return "; ".join(learn(features, concepts, recipe=recipe)[1].doubts)
 
 
@@ -69,7 +69,7 @@ def test_a_concept_on_a_third_of_all_positions_is_found_by_the_start(seed):
 
 
 def test_clusters_are_reported_where_the_spectrum_suggests_concepts(monkeypatch):
-    monkeypatch.setattr(learner, "make_start", lambda _, *rest: make_start("random", *rest))
+    monkeypatch.setattr(initialisation, "make_start", lambda _, *rest: make_start("random", *rest))
     assert "directions are cluster centres" in doubts(signals(1000, 8).features, 8)
 
 
@@ -99,8 +99,8 @@ def test_count_maxima_does_not_exceed_the_number_of_sources(concepts, images):
 
 
 def test_more_concepts_than_dimensions_are_reported_without_other_problems(monkeypatch):
-    monkeypatch.setattr(learner, "make_start", lambda _, *rest: make_start("random", *rest))
-    recipe = replace(get_recipe("soft"), stages=brief(get_recipe("soft").stages))
+    monkeypatch.setattr(initialisation, "make_start", lambda _, *rest: make_start("random", *rest))
+    recipe = replace(get_recipe("soft"), stages=brief(get_recipe("soft").stages)[1:])
     recipe = replace(get_recipe("default"), otherwise=recipe)
     _, history = learn(signals(200).features, 10, recipe=recipe)
     text = "; ".join(history.problems() + history.notes)

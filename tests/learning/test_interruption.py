@@ -10,10 +10,10 @@ from xplique_dirpairs.datasets.synthetic import (
     pooled_dense_head,
     synthetic_signals,
 )
-from xplique_dirpairs.learning import learner, stage
+from xplique_dirpairs.learning import completion, initialisation, learner, stage
 from xplique_dirpairs.learning.coordinates import Moments
 from xplique_dirpairs.learning.features import Features
-from xplique_dirpairs.learning.learner import begin_fit
+from xplique_dirpairs.learning.initialisation import begin_fit
 from xplique_dirpairs.learning.objective import Objective
 from xplique_dirpairs.learning.stage import stage_run
 from xplique_dirpairs.learning.state import FitState, Problem
@@ -89,7 +89,7 @@ def first_stage(data):
 @pytest.mark.parametrize(
     "owner, name, at",
     [
-        (learner, "make_start", 3),  # the first two calls are for the two restarts
+        (initialisation, "make_start", 3),  # the first two calls are for the two restarts
         (learner, "stage_run", 2),
         (Objective, "run_epoch", 3),  # after two epochs of the first stage
     ],
@@ -121,7 +121,7 @@ def test_ctrl_c_between_stages_keeps_the_previous_stage(
     np.testing.assert_array_equal(pairs.filters, first_stage.filters)
 
 
-@pytest.mark.parametrize("owner, name", [(learner, "make_start"), (Objective, "run_epoch")])
+@pytest.mark.parametrize("owner, name", [(initialisation, "make_start"), (Objective, "run_epoch")])
 def test_ctrl_c_is_raised_before_anything_was_learned(owner, name, data, monkeypatch):
     interrupt_once(monkeypatch, owner, name)
     with pytest.raises(KeyboardInterrupt):
@@ -130,12 +130,12 @@ def test_ctrl_c_is_raised_before_anything_was_learned(owner, name, data, monkeyp
 
 def test_one_ctrl_c_while_pairs_are_completed_loses_nothing(data, learned_quickly, monkeypatch):
     with monkeypatch.context() as patched:
-        interrupt_once(patched, learner, "measure_pairs")
+        interrupt_once(patched, completion, "measure_pairs")
         pairs, history = learn(data.features)
     assert history.interrupted and any("computed again" in note for note in history.notes)
     np.testing.assert_array_equal(pairs.signals, learned_quickly[0].signals)
     interrupt(monkeypatch, 1)
-    interrupt_once(monkeypatch, learner, "measure_pairs")
+    interrupt_once(monkeypatch, completion, "measure_pairs")
     with pytest.raises(KeyboardInterrupt):
         learn(data.features)
 

@@ -16,16 +16,18 @@ from xplique_dirpairs.datasets.synthetic import (
     signal_maps,
     synthetic_signals,
 )
-from xplique_dirpairs.learning import learner
+from xplique_dirpairs.learning import initialisation
 from xplique_dirpairs.learning.coordinates import Moments
 from xplique_dirpairs.learning.features import Features
 from xplique_dirpairs.learning.history import (
     LearningWarning,
     share_of_returns,
 )
-from xplique_dirpairs.learning.learner import begin_fit, learn_pairs
+from xplique_dirpairs.learning.initialisation import begin_fit
+from xplique_dirpairs.learning.learner import learn_pairs
 from xplique_dirpairs.learning.objective import Objective
-from xplique_dirpairs.learning.recipe import RECIPES, Recipe, Stage, get_recipe
+from xplique_dirpairs.learning.presets import RECIPES, get_recipe
+from xplique_dirpairs.learning.recipe import Recipe, Stage
 from xplique_dirpairs.learning.state import Detectors, FitState, Problem
 from xplique_dirpairs.metrics.recovery import detector_iou, recovery
 from xplique_dirpairs.models.head import Head
@@ -155,9 +157,14 @@ FREE = Recipe(
 @pytest.mark.parametrize(
     "recipe, pools",
     [
-        *((name, name != "default") for name in RECIPES),  # default is tested with pooling above
-        pytest.param(FREE, False, id="free"),
-    ],
+        pytest.param(
+            name,
+            name != "default",  # default is tested with pooling above
+            marks=pytest.mark.slow if name in ("default", "constrained") else (),
+        )
+        for name in RECIPES
+    ]
+    + [pytest.param(FREE, False, id="free")],
 )
 def test_every_recipe_runs_and_records_a_history(recipe, pools, data, head):
     if not pools:
@@ -337,8 +344,8 @@ def test_an_invalid_n_init_is_refused(data, n_init):
 def test_the_restart_that_finds_the_concepts_is_kept(monkeypatch):
     data = signal_maps(6_000, *random_directions(0, 6, 2, 40), seed=0)
     names = iter(["random", "random", "skewness"])
-    make = learner.make_start
-    monkeypatch.setattr(learner, "make_start", lambda _, *rest: make(next(names), *rest))
+    make = initialisation.make_start
+    monkeypatch.setattr(initialisation, "make_start", lambda _, *rest: make(next(names), *rest))
     recipe = dataclasses.replace(get_recipe("default"), otherwise=None)
     pairs, history = learn(data.features, 6, recipe=recipe, n_init=3)
     assert np.argmin(history.restarts) == 2

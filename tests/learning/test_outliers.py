@@ -6,7 +6,7 @@ from xplique_dirpairs.datasets.synthetic import random_directions, signal_maps
 from xplique_dirpairs.learning import features as features_
 from xplique_dirpairs.learning.coordinates import Moments
 from xplique_dirpairs.learning.features import Features
-from xplique_dirpairs.learning.starts import distinct_images, leave_out_far
+from xplique_dirpairs.learning.outliers import distinct_images, leave_out_far
 
 
 @pytest.fixture(params=["held", "streamed"])

@@ -2,7 +2,8 @@ import dataclasses
 
 import pytest
 
-from xplique_dirpairs.learning.recipe import LOSSES, RECIPES, Recipe, Stage, get_recipe
+from xplique_dirpairs.learning.presets import RECIPES, get_recipe
+from xplique_dirpairs.learning.recipe import LOSSES, Recipe, Stage
 
 #: Settings of the paper (Doumanoglou et al.) for a deep classifier: weights, epochs, learning rate,
 #: patience, τ and ρ of each stage; None: the paper gives none.

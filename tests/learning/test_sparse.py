@@ -76,14 +76,14 @@ def test_every_atom_is_recovered_and_no_problem_is_said(options):
 
 def test_children_and_parents_are_told_apart():
     together = Together(trees=Trees(number=6, branching=2, depth=1, compensated=True))
-    data = planted(40_000, 40, 18, 0.1, together=together)
+    data = planted(20_000, 40, 18, 0.1, together=together)
     pairs, history = fit_with_warnings(data, 18)
     recovered = scores(pairs, data)
     assert history.recipe == "sparse" and recovered.f1 > 0.9 and recovered.mcc > 0.8
 
 
 def test_more_atoms_than_channels_are_recovered_but_cannot_be_switched_off_one_by_one():
-    data = planted(20_000, 64, 96, 0.02)
+    data = planted(14_000, 64, 96, 0.02)
     with pytest.warns(LearningWarning, match="cannot be switched off one by one"):
         pairs, history = fit(data, 96)
     recovered = scores(pairs, data)
@@ -216,7 +216,7 @@ def test_a_concept_on_many_positions_is_found_beside_rare_ones():
 
 
 def test_parents_that_their_children_hide_are_found():
-    data = synthsae_small(30_000)
+    data = synthsae_small(20_000)
     pairs, history = fit_with_warnings(data, 64)
     recovered = scores(pairs, data)
     assert history.recipe == "sparse" and recovered.f1 > 0.7 and recovered.mcc > 0.7

@@ -57,7 +57,7 @@ def crowded():
     """Whitened positions whose directions form eight loose clusters."""
     rng = np.random.default_rng(2)
     centres = rng.normal(size=(8, 12))
-    x = centres[rng.integers(8, size=6000)] * rng.gamma(4.0, size=(6000, 1))
+    x = centres[rng.integers(8, size=3000)] * rng.gamma(4.0, size=(3000, 1))
     x += 1.5 * rng.normal(size=x.shape)
     return whitened(Moments.of(x.astype(np.float32)), 8).features(x.astype(np.float32))
 

@@ -148,6 +148,13 @@ def test_outputs_that_are_no_probabilities_are_logits_without_a_warning(name):
     assert split_model(network(LINEAR[name]), "cut").head.ends_in == "linear"
 
 
+@pytest.mark.parametrize("scale", [100.0, 0.5])
+def test_probabilities_on_another_scale_are_no_logits_without_a_warning(scale):
+    scaled = on_pooled(lambda x: layers.Rescaling(scale)(layers.Dense(K, "softmax")(x)))
+    with pytest.warns(UserWarning, match=rf"never negative and always sum to {scale:g}.*leave out"):
+        assert split_model(network(scaled), "cut").head.ends_in == "linear"
+
+
 def test_what_the_user_says_is_not_tested():
     model = network(HIDDEN["a Lambda"])
     for said in ("softmax", "linear"):

@@ -1,5 +1,7 @@
 """Tests of finding tokens that are no part of the image."""
 
+import warnings
+
 import keras
 import numpy as np
 import pytest
@@ -124,3 +126,17 @@ def test_pictures_leave_the_tokens_out_that_stand_behind_the_image():
     np.testing.assert_array_equal(
         explained.contribution_maps.reshape(16, 2), explained.contributions[:16]
     )
+
+
+@pytest.mark.parametrize(("patch", "warned"), [((2, 8), True), ((4, 4), False), ((2, 4), False)])
+def test_patches_that_are_not_square_are_warned_of_where_pictures_would_be_wrong(patch, warned):
+    inputs = keras.Input((16, 16, 3))
+    x = keras.layers.Conv2D(4, patch, patch)(inputs)
+    x = keras.layers.Dense(4, name="cut")(keras.layers.Reshape((-1, 4))(x))
+    x = keras.layers.GlobalAveragePooling1D()(x)
+    model = keras.Model(inputs, keras.layers.Dense(3)(x))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        split_model(model, "cut")
+    found = [str(one.message) for one in caught if "pictures will arrange" in str(one.message)]
+    assert len(found) == warned and all("are 8 x 2 patches" in text for text in found)

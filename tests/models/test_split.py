@@ -1,5 +1,9 @@
 """Tests of splitting a classifier at a layer."""
 
+import copy
+import re
+import warnings
+
 import keras
 import numpy as np
 import pytest
@@ -370,3 +374,69 @@ def test_an_extractor_of_saved_halves_knows_that_a_sigmoid_was_removed(tmp_path)
     np.testing.assert_allclose(
         keras.ops.sigmoid(craft.head.logits(first(images()).numpy())), model(images()), rtol=1e-4
     )
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+@pytest.mark.parametrize("activation", ["softmax", "sigmoid"])
+def test_the_halves_have_the_weights_that_the_model_is_given_later(activation, tmp_path):
+    model = functional(activation)
+    first, second = split = split_model(model, "cut")
+    for weight in model.weights:
+        weight.assign(weight + 0.1)
+    outputs = model.predict(images(), verbose=0)
+    logits = split.head.logits(np.asarray(first(images())))
+    wanted = np.log(outputs) if activation == "softmax" else np.log(outputs / (1 - outputs))
+    difference = logits - wanted
+    if activation == "softmax":  # which determines logits up to a constant
+        difference -= difference.mean(axis=1, keepdims=True)
+    np.testing.assert_allclose(difference, 0, atol=1e-3)
+    # A half can be saved, copied and trained on its own.
+    second.save(tmp_path / "second.keras")
+    x = np.asarray(first(images()))
+    for copied in (keras.models.load_model(tmp_path / "second.keras"), copy.deepcopy(second)):
+        np.testing.assert_allclose(copied(x), second(x), atol=1e-6)
+    assert model.layers[-1].activation is getattr(keras.activations, activation)
+    assert len(second.trainable_weights) == 2
+
+
+class BatchStatistics(layers.Layer):
+    """Normalises by the batch, in inference, too."""
+
+    def call(self, x):
+        return x - keras.ops.mean(x, axis=0, keepdims=True)
+
+
+class Noisy(layers.Layer):
+    """Adds noise, in inference, too."""
+
+    def call(self, x):
+        return x + keras.random.normal(keras.ops.shape(x))
+
+
+class Doubled(layers.Layer):
+    """Does the same in every batch."""
+
+    def call(self, x):
+        return 2.0 * x
+
+
+@pytest.mark.parametrize("in_head", [False, True])
+@pytest.mark.parametrize(
+    ("kind", "wanted"),
+    [
+        (BatchStatistics, r"'odd' \(BatchStatistics\) depend on the rest of the batch"),
+        (Noisy, r"'odd' \(Noisy\) are random"),
+        (Doubled, None),
+    ],
+)
+def test_layers_that_are_not_the_same_for_an_image_every_time_are_named(kind, wanted, in_head):
+    inputs = keras.Input(SHAPE)
+    odd = kind(name="odd")
+    x = layers.Conv2D(4, 3, name="cut")(inputs if in_head else odd(inputs))
+    model = keras.Model(inputs, pooled_dense(odd(x) if in_head else x))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        split_model(model, "cut")
+    found = [str(one.message) for one in caught if "in inference" in str(one.message)]
+    assert len(found) == (wanted is not None)
+    assert not found or re.search(wanted, found[0])

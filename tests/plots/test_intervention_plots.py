@@ -58,7 +58,7 @@ def texts(figure):
     return [t for ax in figure.axes for t in ax.get_yticklabels() if t.get_text()]
 
 
-@pytest.mark.parametrize("count", [1, 3, 10, 50])
+@pytest.mark.parametrize("count", [1, 3, 50])
 def test_every_moved_concept_is_named_and_names_do_not_overlap(count):
     figure = counterfactual_of(count).plot()
     labels = [t for t in texts(figure) if t.get_text().startswith("concept")]
@@ -170,7 +170,7 @@ def test_the_table_reports_changed_predictions_and_rows_left_out():
 
 
 @pytest.mark.parametrize("names", [["a", "b", "c"], ["a class of digits", "another", "$x$" * 30]])
-@pytest.mark.parametrize("classes", [2, 3, 12, 30])
+@pytest.mark.parametrize("classes", [2, 12, 30])
 def test_names_of_classes_do_not_overlap(names, classes):
     counts = np.eye(classes, dtype=int)
     names = [names[k % 3] for k in range(classes)]

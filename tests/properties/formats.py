@@ -12,7 +12,7 @@ from xplique_dirpairs.comparison.result import Comparison
 from xplique_dirpairs.core.validation import check_float32
 from xplique_dirpairs.data.shards import ActivationShards
 from xplique_dirpairs.learning.checkpoint import Checkpoint, Fingerprint
-from xplique_dirpairs.learning.recipe import get_recipe
+from xplique_dirpairs.learning.presets import get_recipe
 from xplique_dirpairs.learning.state import Detectors, FitState, Pace, Running
 from xplique_dirpairs.pairs import DirectionPairs
 

@@ -27,7 +27,7 @@ from xplique_dirpairs import (
     learn_pairs,
     split_model,
 )
-from xplique_dirpairs.learning.recipe import get_recipe
+from xplique_dirpairs.learning.presets import get_recipe
 
 #: Numbers of examples: what fits takes longer than pure functions.
 FEW_OR_MANY = [EVERY_DAY // 4, pytest.param(50, marks=pytest.mark.slow)]
@@ -99,7 +99,7 @@ def test_a_factorizer_splits_features_into_a_part_and_the_rest(name, examples):
     holds()
 
 
-@holds_for(thorough=50, case=features())
+@holds_for(EVERY_DAY // 4, thorough=50, case=features())
 def test_learned_pairs_are_finite_and_explain_the_logits_of_a_linear_head(case):
     x, concepts = case
     recipe = get_recipe("soft")

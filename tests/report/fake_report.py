@@ -11,6 +11,7 @@ from xplique_dirpairs.report.content import (
     ExtractorConcepts,
     ImagePages,
     Label,
+    OtherNetwork,
     Report,
 )
 from xplique_dirpairs.sensitivity.influence_result import Influence
@@ -96,6 +97,7 @@ def fake_report(classes=3, concepts=4, images=6, side=48, names=None, cells=7, s
             Label(names("label", i), "object", 0.3, 0.5, 0.4, 0.35) if i % 2 else None
             for i in range(concepts)
         ),
+        places=tuple(f"It marks place {i}, not a thing." for i in range(concepts)),
     )  # fmt: skip
     likeliest = np.argsort(rng.random((images, classes)), axis=1)[:, :5]
     of_images = rng.normal(size=(images, concepts))
@@ -120,6 +122,16 @@ def fake_report(classes=3, concepts=4, images=6, side=48, names=None, cells=7, s
         )
         for e in range(2)
     )
+    networks = tuple(
+        OtherNetwork(
+            names("network", e), tuple(names("other concept", i) for i in range(concepts)),
+            rng.permutation(concepts), rng.uniform(-1, 1, concepts), rng.uniform(-1, 1, concepts),
+            rng.random(concepts) < 0.5,
+            {i: rng.integers(0, 255, (2 if i else 0, crop, crop, 3), np.uint8)
+             for i in range(concepts)},
+        )
+        for e in range(2)
+    )  # fmt: skip
     return Report(
         title=names("title", 0),
         explanation=explanation,
@@ -127,6 +139,7 @@ def fake_report(classes=3, concepts=4, images=6, side=48, names=None, cells=7, s
         images=shown,
         class_names=named,
         extractors=extractors,
+        networks=networks,
         tables=(fake_table(names),),
         metrics={"deletion ↓": "Area under the class probability"},
         notes=(names("note", 0),),

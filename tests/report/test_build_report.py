@@ -17,6 +17,7 @@ from xplique_dirpairs.extractors.scan import scan
 from xplique_dirpairs.factorizers.decompositions import PCAFactorizer
 from xplique_dirpairs.models.split import SplitModel
 from xplique_dirpairs.pairs import DirectionPairs
+from xplique_dirpairs.position.dependence import position_dependence
 from xplique_dirpairs.report.content import ReportSettings
 from xplique_dirpairs.report.write import build_report, page_images
 
@@ -208,3 +209,11 @@ def test_a_report_of_a_network_with_one_output_has_two_classes(case):
     assert report.explanation.class_names == ("no", "yes")
     assert dict(report.class_names) == {0: "no", 1: "yes"}
     np.testing.assert_allclose(report.images.probabilities.sum(axis=1), 1.0, atol=1e-5)
+
+
+def test_concept_pages_say_how_concepts_depend_on_the_place(case):
+    assert case.report.concepts.places == ()
+    found = position_dependence(case.layer, case.images)
+    assert case.build(position=True).concepts.places == tuple(
+        found.sentence(i) for i in range(CONCEPTS)
+    )

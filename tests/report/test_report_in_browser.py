@@ -284,6 +284,12 @@ def test_the_page_of_an_image_shows_what_would_change_its_prediction(browser, pl
         assert visit.wrong == []
 
 
+def test_the_page_of_a_concept_says_whether_it_marks_a_place(browser, plain_page):
+    with Visit(browser, plain_page) as visit:
+        visit.go("/concept/3")
+        assert "It marks place 3, not a thing." in visit.texts("main .note")
+
+
 def test_effects_that_are_not_tested_and_not_significant_are_told_apart(browser, plain_page):
     with Visit(browser, plain_page) as visit:
         rows = visit.page.locator(".matrix tbody tr")

@@ -155,3 +155,30 @@ def test_a_path_that_cannot_be_written_is_refused_before_anything_is_read(tmp_pa
         write_report(file, None, None)
     with pytest.raises(IsADirectoryError):
         write_report(tmp_path, None, None, single_file=True)
+
+
+def test_the_nearest_concepts_of_other_networks_are_shown_with_their_figures(case, tmp_path):
+    layer, images = case("conv_gap")
+    data = data_of(
+        write_report(
+            tmp_path, layer, images, LABELS, others={"itself": layer, "again": (layer, images)},
+            verbose=0,
+        )
+    )  # fmt: skip
+    found = 0
+    for i, concept in enumerate(data["concepts"]):
+        assert [near["network"] for near in concept["others"]] == ["itself", "again"]
+        for near in concept["others"]:
+            assert near["crops"] is None or near["crops"]["count"] <= 4
+            if near["correlation"] > 0.999:
+                assert near["concept"] == str(i) and near["phi"] in (0, pytest.approx(1))
+                found += 1
+    assert found >= CONCEPTS  # of twice as many; some of the random concepts do not vary
+
+
+def test_another_network_must_have_the_same_images(case, tmp_path):
+    layer, images = case("conv_gap")
+    with pytest.raises(ValueError, match="'other' has 9 images, but the report has 10"):
+        write_report(
+            tmp_path, layer, images, LABELS, others={"other": (layer, images[1:])}, verbose=0
+        )

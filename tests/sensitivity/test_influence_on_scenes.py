@@ -14,7 +14,6 @@ from xplique_dirpairs.datasets.annotated_scenes import (
     LAYER,
     annotated_scenes,
     random_scene_network,
-    train_scene_network,
 )
 from xplique_dirpairs.datasets.scene_settings import CLASSES, DISTRACTOR
 from xplique_dirpairs.extractors.concept_layer import ConceptLayer
@@ -69,11 +68,10 @@ def test_nothing_is_significant_on_networks_with_random_weights(scenes):
 
 
 @pytest.mark.slow
-def test_concepts_that_define_classes_are_significant_with_the_right_sign():
-    training = annotated_scenes(5000, seed=0)
-    model = train_scene_network(training.images, training.labels, verbose=0)
+@pytest.mark.xdist_group("scene network")
+def test_concepts_that_define_classes_are_significant_with_the_right_sign(scene_network):
     scenes = annotated_scenes(1000, seed=1)
-    split = split_model(model, LAYER)
+    split = split_model(scene_network, LAYER)
     x = compute_activations(split.input_to_latent_model, scenes.images)
     supervised = supervised_pairs(scenes, activations=x)
     names = sorted({name for name, _ in KNOWN} | {DISTRACTOR})

@@ -4,9 +4,9 @@ They can be used in place of Xplique's CRAFT. Start with
 
     xplique-dirpairs demo
 
-which trains a small network on pictures that come with the installed packages,
-explains one of its classes with direction pairs and with CRAFT, and writes
-pictures and a summary to the folder "demo" (about 2 minutes).
+which draws scenes whose truth is known, learns concepts of a small network with
+direction pairs and with CRAFT, finds a planted shortcut and switches it off, and
+writes pictures, a summary and an HTML report to the folder "demo" (about a minute).
 
 With a model and images of your own: list the layers, then write a report.
 
@@ -42,7 +42,8 @@ STATUS = (
     "130 interrupted."
 )
 #: Name of an option that takes a path → what must be at the path.
-PATHS = {"model": "file", "pairs": "file", "class_names": "file", "images": "folder"}
+PATHS = {"model": "file", "pairs": "file", "class_names": "file", "weights": "file"}
+PATHS |= {"images": "folder"}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -133,33 +134,9 @@ def _run(arguments: argparse.Namespace) -> None:
     os.environ["MPLBACKEND"] = "Agg"  # pictures go to files; there may be no screen
     console = Console(arguments.quiet, arguments.json, arguments.verbose)
     console.step("start TensorFlow")
-    if arguments.command == "demo":
-        _run_demo(arguments, console)
-        return
     # TensorFlow and Xplique take seconds to import: only a command that runs imports them.
     module = "network" if arguments.command == "layers" else arguments.command
     import_module(f"xplique_dirpairs.commands.{module}").run(arguments, console)
-
-
-def _run_demo(arguments: argparse.Namespace, console: Console) -> None:
-    """Run the demo and print its results."""
-    with console.running():
-        demo = import_module("xplique_dirpairs.demo.run")
-        summary = demo.run_demo(
-            arguments.output, arguments.concepts, arguments.seed, console.progress
-        )
-    results = ("accuracy", "importances", "ink_auc", "seconds")
-    console.result(
-        f"\n{summary.text()}\n\nEverything is in {arguments.output}/: start with summary.md",
-        {
-            "command": "demo",
-            "version": __version__,
-            "seed": arguments.seed,
-            **{name: getattr(summary, name) for name in results},
-            "output": arguments.output,
-            "written": [f"{name}.png" for name in summary.figures],
-        },
-    )
 
 
 def _check_paths(arguments: argparse.Namespace) -> None:
@@ -179,7 +156,18 @@ def _check_paths(arguments: argparse.Namespace) -> None:
     if output is not None:
         is_file = getattr(arguments, "single_file", False)
         _check_kind("--output", output, "file" if is_file else "folder")
+        if not is_file:
+            _check_apart(output, getattr(arguments, "images", None))
         check_can_write(output.parent if is_file else output)
+
+
+def _check_apart(output: Path, images: Path | None) -> None:
+    """Raise an OSError if pictures would be written among the images, and be read as some later."""
+    if images is not None and output.resolve().is_relative_to(images.resolve()):
+        raise OSError(
+            f"--output: {output} is inside --images {images}, where its pictures would count as "
+            "images: choose another place"
+        )
 
 
 def _in_other_form(path: Path) -> Path | None:

@@ -9,7 +9,8 @@ from __future__ import annotations
 import os
 import unicodedata
 import warnings
-from collections.abc import Collection, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from operator import itemgetter
 from pathlib import Path
@@ -24,7 +25,17 @@ from xplique_dirpairs.core.progress import ProgressLine
 from xplique_dirpairs.core.types import Array
 
 #: Endings of the names of image files, in lower case.
-ENDINGS = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif")
+ENDINGS = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+#: Endings of images that are not read, of which a note says so.
+_NOT_READ = {
+    ".apng", ".arw", ".avif", ".cr2", ".cr3", ".dcm", ".dds", ".dng", ".exr", ".fits", ".hdr",
+    ".heic", ".heif", ".ico", ".j2k", ".jp2", ".jxl", ".nef", ".npy", ".npz", ".orf", ".pbm",
+    ".pcx", ".pgm", ".pnm", ".ppm", ".psd", ".raw", ".svg", ".tga",
+}  # fmt: skip
+#: What folders are called that are parts of a data set, and no classes.
+_PARTS = {
+    "train", "training", "val", "valid", "validation", "test", "testing", "dev", "eval", "holdout",
+}  # fmt: skip
 
 
 # -------------------------------------------------------------------- folders
@@ -111,7 +122,8 @@ def find_images(folder: str | os.PathLike[str]) -> ImageFiles:
     Raises
     ------
     ValueError
-        If the folder holds no image.
+        If the folder holds no image, two class folders have one name, or the folders are the parts
+        of a data set (train, val, test), each with class folders of its own.
     """
     root = Path(folder)
     own = sorted(path for path in root.iterdir() if _is_image(path))
@@ -122,18 +134,56 @@ def find_images(folder: str | os.PathLike[str]) -> ImageFiles:
     }
     full = {name: files for name, files in by_class.items() if files}
     _check_names_differ(full)
+    _check_are_classes(root, full)
     if not full:
         if not own:
             raise ValueError(
                 f"{printable(root)} holds no images ({', '.join(ENDINGS)}): give --images a folder "
                 "of images, or a folder that holds one folder of images for each class"
             )
-        return ImageFiles(root, {"": own})
+        return ImageFiles(root, {"": own}, tuple(_not_read(root.iterdir())))
     notes = [f"{len(own)} images beside the class folders are left out"] if own else []
     empty = [printable(name) for name in by_class if name not in full]
     if empty:
         notes.append(f"folders without images are left out: {listed(empty)}")
-    return ImageFiles(root, full, tuple(notes))
+    notes += _not_read(path for name in by_class for path in (root / name).rglob("*"))
+    return ImageFiles(root, full, (*notes, *_inner_folders(root, full)))
+
+
+def _not_read(paths: Iterable[Path]) -> Iterator[str]:
+    """Yield a note on the images among some paths whose format is not read, if there are any."""
+    endings = Counter(path.suffix.lower() for path in paths if not path.name.startswith("."))
+    unread = [f"{count} {end}" for end, count in endings.most_common() if end in _NOT_READ]
+    if unread:
+        yield f"files whose format is not read are left out: {listed(unread)}"
+
+
+def _inner_folders(root: Path, by_class: dict[str, list[Path]]) -> Iterator[str]:
+    """Yield a note on folders within class folders that have images beside the folders' own."""
+    inner: Counter[str] = Counter()
+    for name, files in by_class.items():
+        parents = Counter(path.parent for path in files)
+        if parents.pop(root / name, 0):
+            for parent, count in parents.items():
+                inner[printable(parent.relative_to(root / name))] += count
+    if inner:
+        shown = listed([f"{name} ({count} images)" for name, count in inner.most_common()], 5)
+        yield (
+            "class folders have images of their own and folders with images, which are taken for "
+            f"images of the class, too: {shown}. Move masks and thumbnails elsewhere"
+        )
+
+
+def _check_are_classes(root: Path, by_class: dict[str, list[Path]]) -> None:
+    """Raise a ValueError if all folders are parts of a data set, with class folders in them."""
+    if not by_class or not all(name.casefold() in _PARTS for name in by_class):
+        return
+    if not any(path.parent == root / name for name, files in by_class.items() for path in files):
+        one = printable(root / next(iter(by_class)))
+        raise ValueError(
+            f"the folders {listed([repr(name) for name in by_class])} are parts of a data set, not "
+            f"classes: give --images one of them, such as {one}"
+        )
 
 
 def _check_names_differ(folders: Collection[str]) -> None:

@@ -6,6 +6,7 @@ import json
 import re
 import zipfile
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,6 +25,8 @@ _SAVE_AGAIN = "save the model again, with model.save(path)"
 _SUFFIXES = (".keras", ".h5", ".hdf5")
 #: Largest text that is read from a file, in bytes, and largest number of characters of a message.
 _LARGEST_TEXT, _LONGEST = 2**26, 200
+#: What a pointer of Git LFS begins with.
+_LFS = b"version https://git-lfs"
 _UNKNOWN_LAYER = re.compile(r"Unknown layer: '?(\w+)")
 
 
@@ -57,6 +60,9 @@ def why_not_loaded(path: Path, error: Exception) -> str:
         return "it is a folder: give the .keras or .h5 file of the model"
     if path.suffix.lower() not in _SUFFIXES:
         return f"its name does not end in {', '.join(_SUFFIXES)}: {_SAVE_AGAIN} to a .keras file"
+    other = _other_kind(path)
+    if other:
+        return other
     version, config, is_damaged = _contents(path)
     if is_damaged:
         return f"it is empty, damaged or no file of Keras: {_SAVE_AGAIN}, or copy it again"
@@ -80,6 +86,20 @@ def why_not_loaded(path: Path, error: Exception) -> str:
         )
     newer = f"Keras {version} saved it, this is Keras {keras.__version__}; "
     return f"{newer if _is_newer(version) else ''}Keras says {_last_words(said)!r}"
+
+
+def _other_kind(path: Path) -> str:
+    """Return why a file is of another kind than its name says; the empty string if it is not."""
+    is_archive = path.suffix.lower() == ".keras"
+    with suppress(OSError):  # what makes a file unreadable is found again when it is loaded
+        with path.open("rb") as file:
+            if file.read(len(_LFS)) == _LFS:
+                return "it is a pointer of Git LFS in place of the file: run git lfs pull"
+        if is_archive and h5py.is_hdf5(path):
+            return "it is an HDF5 file by its content: rename it, so that its name ends in .h5"
+        if not is_archive and zipfile.is_zipfile(path):
+            return "it is a .keras file by its content: rename it, so that its name ends in .keras"
+    return ""
 
 
 def _contents(path: Path) -> _Contents:

@@ -202,6 +202,24 @@ _MIN_IMAGES = _option(
     default=5,
     metavar="N",
 )
+_OTHER = (
+    _option(
+        "--other",
+        'folders of earlier "fit" or "report" runs (or their pairs.npz) of other models or layers, '
+        "which then read the same images",
+        type=Path,
+        nargs="+",
+        default=[],
+        metavar="PLACE",
+    ),
+    _option(
+        "--other-model",
+        "their models, in the same order, if they are no longer where they were",
+        type=Path,
+        nargs="+",
+        metavar="FILE",
+    ),
+)
 _HELD_OUT = _option(
     "--held-out",
     "share of the images to measure on, which are not learned from (default: 0.3)",
@@ -215,37 +233,53 @@ _HELD_OUT = _option(
 
 
 def demo() -> Options:
-    """Explain a small network with direction pairs and with CRAFT, side by side.
+    r"""Show concepts of a network beside those of CRAFT, and what can be done with them.
 
-    Handwritten digits are set into photographs (nothing is downloaded), a small
-    convolutional network learns to recognise photograph and digit, and both methods
-    look for the concepts of one class in its last convolutional layer. Files in
-    DIR:
+    Without options: 320 scenes are drawn in which every pixel has a true object, part,
+    texture and colour (nothing is downloaded). Both methods learn concepts of a small
+    network that comes with the package, and are compared with the truth on other scenes.
+    A shortcut that was planted in the network is found and switched off. Files in DIR:
 
-        summary.md, summary.txt     results, importances, times
-        aligned_*.png, maps.png …   concepts with their best crops, maps, importances,
-                                    fidelity, one set of pairs for all classes
-        table.md, table.csv         both methods by the metrics of "compare"
+        summary.md, summary.txt     results, pictures, times
+        concepts.png                concepts of both methods beside the truth
+        repair.png                  scenes that the shortcut misled, before and after
+        prediction.png …            an explained prediction, what would change it, the classes
+        report/index.html           the report; it is opened at the end
         pairs.npz                   the learned pairs: DirectionPairs.load(path)
-        small_cnn_seed*.keras       the network; the next run loads it
 
-    It takes about 2 minutes on 2 cores, and less if the network was trained before.
+    It takes about a minute on 2 cores. With --network: a network of keras.applications
+    and your own images, a folder of images for each class or just images.
 
     examples:
         xplique-dirpairs demo
-        xplique-dirpairs demo --output pictures --concepts 12 --seed 1
+        xplique-dirpairs demo --output pictures --concepts 32 --seed 1
         xplique-dirpairs demo --quiet && cat demo/summary.txt
+        xplique-dirpairs demo --network mobilenet_v2 --images photos --download
+        xplique-dirpairs demo --network mobilenet_v2 --images photos \
+            --weights mobilenet_v2.weights.h5
         xplique-dirpairs COMMAND --help
     """
     concepts = _option(
         "--concepts",
-        "number of concepts of both methods, 2 to 16: CRAFT has 16 colours (default: 10)",
-        type=whole_number(2, 16),
-        default=10,
+        "number of concepts of both methods, 2 to 64 (default: 24)",
+        type=whole_number(2, 64),
+        default=24,
         metavar="N",
     )
-    seed = _seed("seed of the pictures, the network and the learning")
-    return (_output("demo"), concepts, seed)
+    network = _option(
+        "--network",
+        "a classifier of keras.applications, such as mobilenet_v2, in place of the built-in "
+        "network; with --images, and --weights or --download",
+        metavar="NAME",
+    )
+    images = _option("--images", "folder of images for --network", **_FOLDER)
+    weights = _option(
+        "--weights", "weights of --network (.h5), or the whole model (.keras)", **_FILE
+    )
+    download = _flag("--download", "let Keras download the weights of --network (ImageNet)")
+    no_open = _flag("--no-open", "do not open the report in a browser")
+    seed = _seed("seed of the scenes and of the learning")
+    return (_output("demo"), concepts, network, images, weights, download, no_open, seed)
 
 
 def layers() -> Options:
@@ -323,8 +357,10 @@ def report() -> Options:
     images and shown on the other part, or they are those of --pairs and shown on all
     images. With --beside, other extractors are compared with them. The page of an
     image says which concepts led to its prediction, and the smallest change of them
-    that would change the prediction. Written to DIR: index.html, its files, and
-    pairs.npz if the concepts were learned by this command.
+    that would change the prediction. With --other, the page of a concept shows the
+    concept of another model that it resembles most. Written to DIR: index.html, its
+    files, and pairs.npz and summary.json if the concepts were learned by this
+    command.
 
     examples:
         xplique-dirpairs report --model m.keras --images photos --layer out_relu
@@ -332,6 +368,8 @@ def report() -> Options:
             --pairs concepts/pairs.npz           # "fit" has stored the layer
         xplique-dirpairs report --model m.keras --images photos --layer out_relu \
             --beside CRAFT --single-file --output report.html
+        xplique-dirpairs report --model m.keras --images photos --layer out_relu \
+            --other report_of_another_model
         xplique-dirpairs report --model m.keras --images photos --layer out_relu \
             --preprocessing mobilenet_v2 --class-names imagenet.json --classes tench 482
     """
@@ -341,11 +379,13 @@ def report() -> Options:
         *_SUBJECT,
         _MIN_IMAGES,
         _extractors("--beside", others, []),
+        *_OTHER,
         _pairs(),
         *_LEARNING,
         _HELD_OUT,
         _option("--title", "title of the report", metavar="TEXT"),
         _flag("--no-counterfactuals", "leave out what would change each prediction"),
+        _flag("--position", "say of each concept whether it depends on the place in the image"),
         _flag("--single-file", single_file),
         _output("report"),
     )
@@ -393,7 +433,49 @@ def correct() -> Options:
     return (*_SUBJECT, _MIN_IMAGES, *own)
 
 
+def match() -> Options:
+    r"""Find which concepts of several models, or layers, are the same.
+
+    Concepts are matched by where they are, on half of the images, and measured on
+    the other half. Written to DIR:
+
+        matches.md, .csv       every match: correlation, φ, significance
+        matches.png            the same as a figure
+        summary.json           all results, machine-readable
+
+    examples:
+        xplique-dirpairs fit --model a.keras --images photos --layer relu --output a
+        xplique-dirpairs fit --model b.keras --images photos --layer relu --output b
+        xplique-dirpairs match --model a.keras --images photos --pairs a/pairs.npz \
+            --other b
+        xplique-dirpairs match --model a.keras --images photos --pairs a/pairs.npz \
+            --other b c --other-model moved/b.keras moved/c.keras --by detections
+    """
+    (_, other), other_model = _OTHER
+    required = {key: value for key, value in other.items() if key != "default"}
+    return (
+        *_SUBJECT,
+        _pairs(required=True),
+        ("--other", {**required, "required": True}),
+        other_model,
+        _option(
+            "--by",
+            "what is compared: coefficients, or detections (default: coefficients)",
+            choices=["coefficients", "detections"],
+            default="coefficients",
+        ),
+        _option(
+            "--at-least",
+            "least correlation of a match (default: 0.3)",
+            type=share,
+            default=0.3,
+            metavar="R",
+        ),
+        _output("matches"),
+    )
+
+
 #: Name of a command → the function that returns its options, in the order of the help.
 COMMANDS: dict[str, Callable[[], Options]] = {
-    command.__name__: command for command in (demo, layers, fit, compare, report, correct)
+    command.__name__: command for command in (demo, layers, fit, compare, report, match, correct)
 }

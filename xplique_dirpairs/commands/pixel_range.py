@@ -2,7 +2,8 @@
 
 The numbers of the network's first layers decide, tried on the user's images: what scales or
 normalises its input is meant for one range, and the moving averages of a batch normalisation are
-those of the features in training. Where they do not decide, the accuracy on class folders does.
+those of the features in training. Where they do not decide, the accuracy on class folders does;
+where it contradicts them, the user is asked.
 How sure the predictions are is no evidence: larger inputs make a network surer, right or wrong.
 """
 
@@ -10,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
@@ -18,7 +19,12 @@ import numpy as np
 from xplique_dirpairs.commands.class_folders import is_clearly_better
 from xplique_dirpairs.commands.console import UsageError
 from xplique_dirpairs.commands.network import consumers_of, kinds_of
-from xplique_dirpairs.commands.pixels import CHOICES, Preprocessing, preprocessing
+from xplique_dirpairs.commands.pixels import (
+    CHOICES,
+    Preprocessing,
+    preprocessing,
+    takes_integers,
+)
 from xplique_dirpairs.core.types import Array
 
 #: What is tried, and how it is called; the last two take images of three channels.
@@ -47,6 +53,8 @@ _USUAL = ((0.0, 1.0), (-1.0, 1.0), (0.0, 255.0))
 _TRIED = 100
 #: Number of positions along a side from which moments of features are measured.
 _POSITIONS = 28
+#: Share of images from which on other preprocessings than that of the layers are not tried.
+_MOSTLY_RIGHT = 0.7
 #: Deviations of normalised images: 1, or that of pixels of which only the mean was subtracted.
 _DEVIATIONS = (1.0, 64.0)
 #: Distance from mean 0 and such a deviation, in units of the deviation, that a normalised image may
@@ -118,15 +126,23 @@ def find_preprocessing(
     UsageError
         If the evidence does not tell.
     """
+    if takes_integers(model):
+        dtype = model.inputs[0].dtype
+        return preprocessing("none"), (
+            f"--preprocessing none: the model takes {RANGES['none']}, as its input is {dtype}"
+        )
     chosen = np.unique(np.linspace(0, len(pixels) - 1, min(_TRIED, len(pixels))).astype(int))
     prepared = {name: preprocessing(name) for name in RANGES}
     if pixels.shape[-1] != 3:
         prepared = {name: prepared[name] for name in ("none", "unit", "symmetric")}
     tried = pixels[chosen].astype(np.float32)
     name, reason = _by_layers(model, tried, prepared)
-    if name is None and labellings:
-        labels = [known[chosen] for known in labellings]
-        name, reason = _by_accuracy(labels, lambda one: predict(one, chosen), prepared)
+    labels = [known[chosen] for known in labellings]
+    trial = _Trial(labels, lambda one: predict(one, chosen), prepared)
+    if name is not None and labels:
+        _check_agrees(name, reason, trial)
+    elif labels:
+        name, reason = _by_accuracy(trial)
     if name is None:
         raise UsageError(
             f"{reason}: give the preprocessing that it was trained with, with --preprocessing. "
@@ -237,27 +253,67 @@ def _by_moving_averages(front: _Front, inputs: dict[str, Array]) -> tuple[str | 
     return (best if divergence[best] < _ALIKE and is_clear else None), layer.name
 
 
-def _by_accuracy(
-    labels: list[Array],
-    predict: Callable[[Preprocessing], Array],
-    prepared: dict[str, Preprocessing],
-) -> tuple[str | None, str]:
+class _Trial(NamedTuple):
+    """What is tried on some images, to find out how often the network is right with it.
+
+    Attributes
+    ----------
+    labels : list of ndarray of shape (n,), int
+        Possible labels of the images.
+    predict : callable
+        Maps a preprocessing to the predicted classes of the images.
+    prepared : dict of str to Preprocessing
+        Name → what is tried.
+    """
+
+    labels: list[Array]
+    predict: Callable[[Preprocessing], Array]
+    prepared: dict[str, Preprocessing]
+
+    def hits(self, name: str) -> Array:
+        """Return whether each image is classified correctly, by the labels that fit best."""
+        predicted = self.predict(self.prepared[name])
+        return max((known == predicted for known in self.labels), key=np.sum)
+
+    @property
+    def most_frequent(self) -> int:
+        """The largest number of images of one class."""
+        return max(int(np.unique(known, return_counts=True)[1].max()) for known in self.labels)
+
+
+def _by_accuracy(trial: _Trial) -> tuple[str | None, str]:
     """Return the preprocessing with which the model is clearly right most often, and why."""
-    hits = {}
-    for name, one in prepared.items():
-        predicted = predict(one)
-        hits[name] = max((known == predicted for known in labels), key=np.sum)
+    hits = {name: trial.hits(name) for name in trial.prepared}
     best = max(hits, key=lambda name: hits[name].sum())
     shares = ", ".join(f"{name} {hits[name].mean():.0%}" for name in hits)
     others = (hits[name] for name in hits if name != best)
-    most_frequent = max(np.unique(known, return_counts=True)[1].max() for known in labels)
     is_clear = all(is_clearly_better(hits[best], other) for other in others)
-    if is_clear and hits[best].sum() > most_frequent:
+    if is_clear and hits[best].sum() > trial.most_frequent:
         return best, f"as it is right most often with them ({shares} of the images)"
     return None, (
         "what pixels the model takes cannot be told, neither from its first layers nor from how "
         f"often it is right ({shares} of the images)"
     )
+
+
+def _check_agrees(name: str, reason: str, trial: _Trial) -> None:
+    """Raise a UsageError if a model is right more often with others than its layers say.
+
+    It may have been trained on images that were scaled twice, by the user and by a layer.
+    """
+    hits = trial.hits(name)
+    if hits.mean() >= _MOSTLY_RIGHT:
+        return
+    others = {other: trial.hits(other) for other in trial.prepared if other != name}
+    best = max(others, key=lambda other: others[other].sum())
+    is_above_chance = others[best].sum() > trial.most_frequent
+    if is_above_chance and is_clearly_better(others[best], hits):
+        raise UsageError(
+            f"the model takes {RANGES[name]}, {reason}, but it is right in {hits.mean():.0%} of "
+            f"the images with them, and in {others[best].mean():.0%} with {RANGES[best]}: was it "
+            f"trained on images that were scaled before? Give --preprocessing {best} or {name}. "
+            f"Choices: {CHOICES}"
+        )
 
 
 # -------------------------------------------------------------------- the first layers

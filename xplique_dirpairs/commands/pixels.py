@@ -53,9 +53,17 @@ class Preprocessing:
     function: Callable[[Array], Any] | None = None
 
     def before(self, model: keras.Model) -> keras.Model:
-        """Return the model with the layers in front; its input is what `apply` returns."""
+        """Return the model with the layers in front; its input is what `apply` returns.
+
+        A ValueError is raised if the model takes integers, which Keras would make of their output.
+        """
         if self.layers is None:
             return model
+        if takes_integers(model):
+            raise ValueError(
+                f"--preprocessing {self.name} gives numbers that are no integers, but the model "
+                f"takes {model.inputs[0].dtype}, so it scales pixels itself: --preprocessing none"
+            )
         model = plain_model(model)
         pixels = keras.Input(model.input_shape[1:], name="pixels")
         return keras.Model(pixels, model(self.layers(pixels)), name=f"{model.name}_of_pixels")
@@ -95,6 +103,11 @@ class Preprocessing:
                 f"channels), one for each of {len(pixels)}; it returned {images.shape}"
             )
         return images
+
+
+def takes_integers(model: keras.Model) -> bool:
+    """Return whether the input of a model is declared as integers, such as uint8."""
+    return "int" in str(model.inputs[0].dtype)
 
 
 def preprocessing(name: str) -> Preprocessing:

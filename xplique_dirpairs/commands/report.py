@@ -7,11 +7,13 @@ import argparse
 import numpy as np
 
 from xplique_dirpairs.commands.compare import compare_extractors, divide, metrics_of
-from xplique_dirpairs.commands.console import Console
+from xplique_dirpairs.commands.console import Console, as_json
 from xplique_dirpairs.commands.fit import learn
 from xplique_dirpairs.commands.options import EXTRACTORS
+from xplique_dirpairs.commands.others import open_others
 from xplique_dirpairs.commands.outputs import keep
 from xplique_dirpairs.commands.subject import (
+    SUMMARY,
     Subject,
     given_concepts,
     open_subject,
@@ -22,6 +24,7 @@ from xplique_dirpairs.explanations.model import explain_scan
 from xplique_dirpairs.extractors.concept_layer import ConceptLayer
 from xplique_dirpairs.extractors.scan import scan
 from xplique_dirpairs.pairs import DirectionPairs
+from xplique_dirpairs.position.dependence import FEWEST_CELLS, FEWEST_IMAGES
 from xplique_dirpairs.report.content import ReportSettings
 from xplique_dirpairs.report.page_files import check_place
 from xplique_dirpairs.report.write import write_report
@@ -45,6 +48,8 @@ def run(arguments: argparse.Namespace, console: Console) -> None:
         if to_fit is shown:
             class_ids = shown.class_ids
         explained = shown_classes(subject, class_ids, arguments, console)
+        names = shown.folder_images.names.tolist()
+        others = open_others(subject, names, arguments, console) if arguments.other else []
         comparison: Comparison | None = None
         if arguments.beside:
             concepts, comparison = _compared(arguments, to_fit, shown, given, console)
@@ -60,9 +65,10 @@ def run(arguments: argparse.Namespace, console: Console) -> None:
             random_state=arguments.seed,
             verbose=console.progress,
         )
+        position = _says_position(arguments, shown, console)
         explanation = explain_scan(
             seen,
-            classes=np.intersect1d(explained, seen.class_ids).tolist(),
+            classes=np.intersect1d(explained, seen.class_ids).tolist() or None,
             random_state=arguments.seed,
             verbose=console.progress,
         )
@@ -70,9 +76,10 @@ def run(arguments: argparse.Namespace, console: Console) -> None:
         settings = ReportSettings(
             title=arguments.title or f"Concepts of {arguments.model.name}, layer {concepts.layer}",
             notes=console.notes + console.skipped_notes(),
-            image_names=shown.folder_images.names.tolist(),
+            image_names=names,
             pictures=shown.folder_images.pixels,
             random_state=arguments.seed,
+            position=position,
         )
         page = write_report(
             arguments.output,
@@ -82,6 +89,7 @@ def run(arguments: argparse.Namespace, console: Console) -> None:
             comparison=comparison,
             counterfactuals=changes,
             training_activations=to_fit.activations if changes and to_fit is not shown else None,
+            others={one.name: (one.concepts, one.images) for one in others},
             settings=settings,
             single_file=arguments.single_file,
             verbose=console.progress,
@@ -93,7 +101,26 @@ def run(arguments: argparse.Namespace, console: Console) -> None:
         "page": page,
     }
     summary = subject.summary(arguments, class_ids) | results
+    if given is None and not arguments.single_file:  # what --other needs to know of the pairs
+        path = arguments.output / SUMMARY
+        with console.writing(path):
+            path.write_text(as_json(summary) + "\n", encoding="utf-8")
     console.result(f"Open {page} in a browser", summary)
+
+
+def _says_position(arguments: argparse.Namespace, shown: Subject, console: Console) -> bool:
+    """Return whether the report says what depends on the place; a note says why it cannot."""
+    if not arguments.position:
+        return False
+    if len(shown.images) < FEWEST_IMAGES:
+        console.note(f"nothing about position: it takes {FEWEST_IMAGES} images at least")
+        return False
+    cells = shown.split.input_to_latent_model.output_shape[1:-1]
+    if not cells or (len(cells) == 2 and None not in cells and min(cells) < FEWEST_CELLS):
+        sides = " × ".join(str(n) for n in cells) or "no"
+        console.note(f"nothing about position: the layer has maps of {sides} cells")
+        return False
+    return True
 
 
 def _saved(

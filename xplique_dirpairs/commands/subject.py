@@ -27,7 +27,7 @@ from xplique_dirpairs.core.validation import shape_fits
 from xplique_dirpairs.data.images import compute_activations
 from xplique_dirpairs.extractors.concept_layer import ConceptLayer
 from xplique_dirpairs.learning.number_of_concepts import count_skewed_sources
-from xplique_dirpairs.learning.recipe import get_recipe
+from xplique_dirpairs.learning.presets import get_recipe
 from xplique_dirpairs.models.split import SplitModel, split_model
 from xplique_dirpairs.pairs import DirectionPairs
 from xplique_dirpairs.version import __version__
@@ -208,9 +208,22 @@ class Subject:
         present = [name for name in written if not console.has_failed(arguments.output / name)]
         summary |= {"output": arguments.output, "written": [*present, SUMMARY]}
         path = arguments.output / SUMMARY
+        remaining = _written_before(path).difference(written, [SUMMARY])
+        if remaining:
+            names = listed([printable(name) for name in sorted(remaining)])
+            console.note(f"files of an earlier run are still in {arguments.output}/: {names}")
         with console.writing(path):
             path.write_text(as_json(summary) + "\n", encoding="utf-8")
         return summary
+
+
+def _written_before(summary: Path) -> set[str]:
+    """Return which files of an earlier summary's run are still in its folder."""
+    try:
+        written = json.loads(summary.read_text(encoding="utf-8"))["written"]
+        return {name for name in written if (summary.parent / name).is_file()}
+    except (OSError, ValueError, LookupError, TypeError):  # there is none, or it is something else
+        return set()
 
 
 def open_subject(arguments: argparse.Namespace, console: Console) -> Subject:
@@ -236,14 +249,14 @@ def open_subject(arguments: argparse.Namespace, console: Console) -> Subject:
     get_recipe(getattr(arguments, "recipe", "default"))  # raises early if it is unknown
     console.step("load the model")
     model = load_model(arguments.model, arguments.imports)
-    fitted = _summary_of_fit(getattr(arguments, "pairs", None))
+    fitted = summary_of_fit(getattr(arguments, "pairs", None))
     split = _split(model, arguments, fitted)
     learned_with = fitted.get("preprocessing")
     known = arguments.preprocessing or learned_with
     prepared = None if known is None else preprocessing(known)
     if fitted and known != learned_with:
         console.note(f"--preprocessing {known}: the pairs were learned with {learned_with}")
-    size, channels = _input_size(model, arguments.size)
+    size, channels = input_size(model, arguments.size)
 
     files = find_images(arguments.images)
     for note in files.notes:
@@ -282,16 +295,16 @@ def open_subject(arguments: argparse.Namespace, console: Console) -> Subject:
     return subject.part(members)
 
 
-def _summary_of_fit(pairs: Path | None) -> dict[str, Any]:
-    """Return the summary that "fit" wrote beside the pairs; empty if there is none."""
+def summary_of_fit(pairs: Path | None) -> dict[str, Any]:
+    """Return the summary that "fit" or "report" wrote beside the pairs; empty without one."""
     if pairs is None:
         return {}
     try:
         summary = json.loads(pairs.with_name(SUMMARY).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
-    is_of_fit = isinstance(summary, dict) and summary.get("command") == "fit" and "layer" in summary
-    return summary if is_of_fit else {}
+    is_known = isinstance(summary, dict) and summary.get("command") in ("fit", "report")
+    return summary if is_known and "layer" in summary else {}
 
 
 def _split(
@@ -313,7 +326,7 @@ def _split(
     return replace(split, head=split.head.by_class(channels))
 
 
-def _input_size(model: keras.Model, wanted: tuple[int, int] | None) -> tuple[tuple[int, int], int]:
+def input_size(model: keras.Model, wanted: tuple[int, int] | None) -> tuple[tuple[int, int], int]:
     """Return ((height, width), channels) of the input of the model."""
     shape = model.input_shape
     if len(shape) != 4 or shape[-1] not in (1, 3):

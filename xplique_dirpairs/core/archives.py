@@ -152,7 +152,8 @@ class ArchiveFormat:
 def read_arrays(path: str | Path, compressed: bool = False) -> dict[str, Array]:
     """Return the arrays of a numpy archive, whose members must have the sizes that they state.
 
-    Nothing is unpacked before: an archive of a few kilobytes could state, or unpack to, terabytes.
+    The sizes are checked before anything is unpacked, because an archive of a few kilobytes could
+    state, or unpack to, terabytes.
 
     Parameters
     ----------

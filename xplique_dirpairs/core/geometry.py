@@ -26,6 +26,28 @@ Shift: TypeAlias = float | tuple[float, float]
 _BAND_VALUES = 2**20
 
 
+# ------------------------------------------------------------------------------ tokens
+
+
+def token_rows(tokens: int, height: int, width: int) -> int | None:
+    """Return the rows of the grid of tokens that has the proportions of an image, if there is one.
+
+    Parameters
+    ----------
+    tokens : int
+        Number of tokens that are parts of the image.
+    height, width : int
+        Size of the image.
+
+    Returns
+    -------
+    rows : int, or None
+        None if no grid with these proportions has this number of tokens.
+    """
+    rows = round((tokens * height / width) ** 0.5)
+    return rows if rows and rows * round(rows * width / height) == tokens else None
+
+
 # ------------------------------------------------------------------------------ feature maps
 
 

@@ -65,6 +65,12 @@ def largest_entry_signs(rows: Array) -> Array:
     return np.where(largest < 0, -1.0, 1.0)
 
 
+def read_only(array: Array) -> Array:
+    """Return the array itself, whose values can no longer be changed."""
+    array.setflags(write=False)
+    return array
+
+
 def regularised_inverse(gram: Array) -> Array:
     """Return (GᵀG + ridge)⁻¹Gᵀ, the pseudo-inverse with small singular values damped.
 

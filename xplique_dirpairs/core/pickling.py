@@ -11,9 +11,9 @@ _Twin = TypeVar("_Twin", bound="ComputesAgain")
 class ComputesAgain:
     """Mixin: pickles and deep copies leave out what a `cached_property` keeps.
 
-    Compiled functions cannot be pickled, and functions of a network would keep the original's. What
-    is left out is computed again when it is needed. None is kept, since a cached None may be what
-    was found in data that are no longer at hand.
+    Compiled functions cannot be pickled, and a copied function would still call the network of the
+    original. Values that are left out are computed again when they are needed. A cached None is
+    kept: it may be the answer of data that are no longer at hand.
     """
 
     def __getstate__(self) -> dict[str, Any]:

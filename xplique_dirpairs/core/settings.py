@@ -15,15 +15,15 @@ _TRUE = ("1", "true")
 def check_settings() -> None:
     """Raise a RuntimeError if a global setting prevents the package from working.
 
-    Keras and TensorFlow are asked only if they were imported before; the environment decides what
-    they will be otherwise.
+    Keras and TensorFlow are asked for their settings if they were imported before. If not, the
+    environment variables and the settings file from which they will take them are read.
 
     Raises
     ------
     RuntimeError
         If the backend of Keras is not TensorFlow, ``TF_USE_LEGACY_KERAS`` is set, the default type
-        of floats is not float32, eager execution was disabled, or TensorFlow converts
-        floats as numpy does.
+        of floats is not float32, eager execution was disabled, numpy raises errors for numbers that
+        round to 0, or the product of a float32 tensor and a float64 number is float64, as in numpy.
     """
     if os.environ.get("TF_USE_LEGACY_KERAS", "").lower() in _TRUE:
         raise RuntimeError(
@@ -45,7 +45,14 @@ def check_settings() -> None:
     if tensorflow and not tensorflow.compat.v1.executing_eagerly_outside_functions():
         raise RuntimeError(
             "eager execution of TensorFlow was disabled: do not call "
-            "tf.compat.v1.disable_eager_execution() or tf.compat.v1.disable_v2_behavior()"
+            "tf.compat.v1.disable_eager_execution() or tf.compat.v1.disable_v2_behavior(), and do "
+            "not work inside tf.Graph().as_default()"
+        )
+    numpy = sys.modules.get("numpy")
+    if numpy and numpy.geterr()["under"] == "raise":
+        raise RuntimeError(
+            "numpy.seterr(under='raise') makes an error of every number that rounds to 0, as "
+            "exp(-100) does in float32: call numpy.seterr(under='ignore'), which is the default"
         )
     if tensorflow and _widens_floats(tensorflow):
         raise RuntimeError(

@@ -198,6 +198,24 @@ def _as_array(name: str, values: ArrayLike, stream_advice: str = "") -> Array:
 # ------------------------------------------------------------ numbers
 
 
+def check_real(name: str, values: ArrayLike, width: int | None = None, unit: str = "") -> Array:
+    """Return values as an array of real numbers, whose last axis has the given width, if any.
+
+    Raises
+    ------
+    ValueError
+        If the values are not real numbers, or the last axis is of another length.
+    """
+    array = np.asarray(values)
+    if array.dtype.kind not in "fiub":
+        raise ValueError(f"{name} must be real numbers, not {array.dtype}")
+    if width is not None and array.shape[-1:] != (width,):
+        raise ValueError(
+            f"the last axis of {name} must have {width} {unit}, but their shape is {array.shape}"
+        )
+    return array
+
+
 def check_integer(name: str, value: int, minimum: int = 1) -> None:
     """Raise a ValueError unless a value is an integer of at least ``minimum``."""
     is_integer = isinstance(value, (int, np.integer)) and not isinstance(value, bool)

@@ -36,7 +36,13 @@ class Annotated(Protocol):
         """Names of the concepts of each category; number c in the masks is ``names[c - 1]``."""
 
     def batches(self, batch_size: int = ...) -> Iterable[tuple[Array, Mapping[str, Array]]]:
-        """Yield images (n, H, W, …) and masks (n, H, W) by category, the same at every call."""
+        """Yield images (n, H, W, …) and their masks, category → (n, H, W), the same at every call.
+
+        Parameters
+        ----------
+        batch_size : int
+            Number of images in a batch; the last batch may have fewer.
+        """
 
 
 def flat_concepts(concepts: Mapping[str, tuple[str, ...]]) -> list[Concept]:
@@ -57,9 +63,9 @@ class AnnotatedImages:
     concepts : dict of str to sequence of str
         Names of the concepts by category; concept number c is ``names[c - 1]``.
     labels : array-like of shape (N,), optional
-        Class index of each image.
+        Class index of each image. None: the classes are not known.
     class_names : sequence of str, optional
-        Names of the classes.
+        Name of each class, by its index. None: the classes have no names.
     exhaustive : bool, default=False
         Whether the masks are complete, so that an image without a label of a category contains
         nothing of it. Otherwise, as in Broden, such an image may not have been annotated, and is
@@ -117,11 +123,12 @@ class AnnotatedImages:
         background : int or None, default=0
             Number of pixels without a label; None if all pixels have a label.
         labels : array-like of shape (N,), optional
-            Class index of each image.
+            Class index of each image. None: the classes are not known.
 
         Returns
         -------
         annotated : AnnotatedImages
+            The images, with concepts of one category.
 
         Raises
         ------
@@ -160,7 +167,9 @@ class AnnotatedImages:
         Yields
         ------
         images : ndarray of shape (n, H, W, C)
+            The next n images.
         masks : dict of str to ndarray of shape (n, H, W)
+            Category → its masks of these images.
 
         Raises
         ------
@@ -177,11 +186,12 @@ class AnnotatedImages:
         Parameters
         ----------
         which : array-like of int or bool
-            Indices of the images, or whether to keep each image.
+            Indices of the images to keep, or whether to keep each of the N images.
 
         Returns
         -------
         subset : AnnotatedImages
+            These images, with their masks and labels.
 
         Raises
         ------
@@ -204,13 +214,16 @@ class AnnotatedImages:
             Share of the images (or groups) in the first set, in (0, 1).
         groups : array-like of shape (N,), optional
             Group of each image. Images of a group, such as crops of one photograph, stay together.
+            None: each image is a group.
         random_state : int, default=0
-            Seed of the split.
+            Seed of the choice of the images in the first set.
 
         Returns
         -------
         first : AnnotatedImages
+            A share ``share`` of the groups, rounded to a whole number of them.
         second : AnnotatedImages
+            The other images.
 
         Raises
         ------
@@ -238,9 +251,11 @@ class AnnotatedStream:
         Function of the batch size that returns a new iterator over (images of shape (n, H, W, C),
         masks by category), with the same images in the same order at every call.
     concepts : dict of str to sequence of str
-        See `AnnotatedImages`.
+        Names of the concepts by category; concept number c of a mask is ``names[c - 1]``, and 0
+        stands for pixels without a label.
     exhaustive : bool, default=False
-        See `AnnotatedImages`.
+        Whether an image without a label of a category contains nothing of it. Otherwise such an
+        image may not have been annotated, and is not used for the category.
 
     Raises
     ------
@@ -275,7 +290,9 @@ class AnnotatedStream:
         Yields
         ------
         images : ndarray of shape (n, H, W, C)
+            The next n images.
         masks : dict of str to ndarray of shape (n, H, W)
+            Category → its masks of these images.
 
         Raises
         ------
@@ -349,6 +366,7 @@ def check_masks(
     Returns
     -------
     masks : dict of str to ndarray of shape (N, H, W)
+        Masks by category, as arrays of integers.
 
     Raises
     ------

@@ -17,6 +17,7 @@ import tensorflow as tf
 from numpy.typing import ArrayLike
 
 from xplique_dirpairs.core.batching import slices
+from xplique_dirpairs.core.geometry import token_rows
 from xplique_dirpairs.core.types import Array
 from xplique_dirpairs.core.validation import (
     as_activations,
@@ -48,6 +49,8 @@ def compute_activations(model: keras.Model, images: ArrayLike, batch_size: int =
     Returns
     -------
     activations : ndarray of shape (N, *spatial, D), float32
+        Activations in D channels: ``*spatial`` is (H, W) for feature maps, (T,) for tokens, and
+        empty for vectors.
 
     Raises
     ------
@@ -207,8 +210,8 @@ def concept_maps(
     """Arrange coefficients ``(N, *spatial, I)`` as maps over the image, ``(N, H, W, I)``.
 
     Tokens form a grid with the proportions of the image. Tokens that are no part of the image, such
-    as a class token, are left out: those of `SplitModel.extra_tokens`. If the others do not form
-    such a grid, their places are unknown: they are averaged to one cell, which is logged.
+    as a class token, are left out: those with the indices ``extra_tokens``. If the other tokens do
+    not form such a grid, their places are unknown: they are averaged to one cell, which is logged.
     """
     values = without_extra_tokens(values, extra_tokens)
     if values.ndim == 4:
@@ -217,8 +220,8 @@ def concept_maps(
         return values[:, None, None, :]
     tokens = values.shape[1]
     height, width = image_shape[:2]
-    rows = round((tokens * height / width) ** 0.5)
-    if rows and rows * round(rows * width / height) == tokens:
+    rows = token_rows(tokens, height, width)
+    if rows is not None:
         return np.asarray(values.reshape(len(values), rows, -1, values.shape[-1]))
     message = (
         "%d tokens form no grid over images of %d x %d: concepts are shown without a place. If "

@@ -43,8 +43,9 @@ _AGAIN = "write the activations again, to another folder or to this one after de
 class ActivationShards:
     """Activations of N images in the files of a folder, read one file at a time.
 
-    Iterating yields an array of shape (n, *spatial, D) for each file of n images. ``*spatial`` is
-    (H, W) for feature maps, (T,) for T tokens, and empty for vectors; D is the number of channels.
+    Iterating over it yields an array of shape (n, *spatial, D) for each file of n images.
+    ``*spatial`` is (H, W) for feature maps, (T,) for T tokens, and empty for vectors; D is the
+    number of channels.
 
     Parameters
     ----------
@@ -65,8 +66,13 @@ class ActivationShards:
     TypeError
         If ``folder`` is not a path.
     ValueError
-        If the folder holds no activations, or `write` or `compute` has not finished writing them,
-        or their index is damaged.
+        If the folder holds no activations, if `write` or `compute` has not finished writing them,
+        or if the file ``index.json``, which lists them, is damaged.
+
+    Examples
+    --------
+    >>> shards = ActivationShards.compute("activations", split.input_to_latent_model, dataset)
+    >>> pairs, history = learn_pairs(shards, 12, head=split.head)
     """
 
     def __init__(self, folder: str | os.PathLike[str]):
@@ -120,9 +126,10 @@ class ActivationShards:
         megabytes : float, default=32.0
             Size of a file in MB (10⁶ bytes), which is exceeded only if one image needs more.
         tokens : bool, default=False
-            Set this to True if ``batches`` is a list or generator of token sequences (n, T, D),
-            since these cannot be told from the feature map (H, W, D) of a single image. Not needed
-            for a single array or a batched `tf.data.Dataset` of known rank.
+            Whether batches of rank 3 are token sequences (n, T, D). Without it, a list or generator
+            of arrays of rank 3 is refused, since each could be the feature map (H, W, D) of a
+            single image. It is not needed for a single array, or for a batched `tf.data.Dataset`
+            of known rank.
 
         Returns
         -------
@@ -339,9 +346,12 @@ def _name(number: int) -> str:
 
 
 def _path(folder: str | os.PathLike[str]) -> Path:
-    """Return the folder as a Path, or raise a TypeError."""
+    """Return the absolute path of the folder, or raise a TypeError.
+
+    A relative path would be lost where the current folder changes, as in workers of joblib.
+    """
     check_type("folder", folder, (str, os.PathLike), "a path")
-    return Path(folder)
+    return Path(folder).absolute()
 
 
 @contextmanager

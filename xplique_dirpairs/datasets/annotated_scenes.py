@@ -150,7 +150,8 @@ def _checked_objects(names: Collection[str]) -> frozenset[str]:
 def draw_scene(seed: int, index: int, label: int, without: Collection[str] = ()) -> Canvas:
     """Draw image ``index`` of a seed as a scene of class ``label``.
 
-    The distractor does not depend on the class.
+    The distractor does not depend on the class. Within `scene_shapes.finer` the canvas has more
+    pixels.
 
     Parameters
     ----------
@@ -173,7 +174,7 @@ def draw_scene(seed: int, index: int, label: int, without: Collection[str] = ())
     canvas.paint(stroke for stroke in strokes if stroke.object not in without)
     canvas.rgb *= art.light()
     # The light of the scene must not fall on the distractor, which is independent of the class.
-    distractor, noise = _distractor(own), own.rng.standard_normal((SIDE * SIDE, 3), np.float32)
+    distractor, noise = _distractor(own), own.rng.standard_normal(canvas.rgb.shape, np.float32)
     canvas.paint(stroke for stroke in distractor if stroke.object not in without)
     canvas.rgb += np.float32(NOISE) * noise
     np.clip(canvas.rgb, 0.0, 1.0, out=canvas.rgb)

@@ -68,7 +68,7 @@ def chess_pieces(
     n : int
         Number of pictures; class sizes differ by at most one.
     seed : int, default=0
-        The same seed gives the same pictures, and different ones in the two splits.
+        Seed of the pictures. The two splits have different pictures for the same seed.
     split : {"train", "test"}, default="train"
 
     Returns
@@ -76,7 +76,7 @@ def chess_pieces(
     images : ndarray of shape (n, 85, 85, 3), float32
         In [0, 1].
     labels : ndarray of shape (n,)
-        They index the names of the classes.
+        Class of each picture, as an index of ``class_names``.
     class_names : tuple of str
         `CLASS_NAMES`.
 

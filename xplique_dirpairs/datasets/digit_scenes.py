@@ -1,4 +1,4 @@
-"""The demo's pictures of handwritten digits in photographs, and a small network for them.
+"""Pictures of handwritten digits in photographs, and a small network for them.
 
 Nothing is downloaded: the photographs come with scikit-learn (temple, flower) and scikit-image
 (cat), and the handwritten 8×8 digits with scikit-learn. A class is a pair of a photograph and a
@@ -57,7 +57,7 @@ def digit_scenes(
     n : int
         Number of pictures; class sizes differ by at most one.
     seed : int, default=0
-        The same seed gives the same pictures, and different ones in the two splits.
+        Seed of the pictures. The two splits have different pictures for the same seed.
     split : {"train", "test"}, default="train"
 
     Returns
@@ -65,7 +65,7 @@ def digit_scenes(
     images : ndarray of shape (n, 96, 96, 3), float32
         In [0, 1].
     labels : ndarray of shape (n,)
-        They index the names of the classes.
+        Class of each picture, as an index of ``class_names``.
     class_names : tuple of str
         Name of each class, for example ``"cat + 3"``.
 

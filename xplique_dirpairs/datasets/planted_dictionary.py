@@ -45,10 +45,11 @@ class Coefficients:
     Parameters
     ----------
     draw : callable
-        ``draw(rng, (P, I))`` returns coefficients of at least 0, (P, I). An atom whose coefficient
-        is 0 is off.
+        Function of a random generator and a shape (P, I), for P positions and I atoms, that returns
+        coefficients of at least 0 of this shape. An atom whose coefficient is 0 is off.
     mean : float or array-like of shape (I,)
-        Their mean, to which trees relate a parent's coefficient.
+        Mean of the coefficients. In `Trees`, a child's coefficient is multiplied by its parent's
+        divided by the parent's mean.
     """
 
     draw: Draw
@@ -121,17 +122,23 @@ class PlantedSource:
     Attributes
     ----------
     atoms : ndarray of shape (I, D), float64
+        The atoms, of unit length.
     lengths : ndarray of shape (I,)
         Factor of each atom's coefficients: its length after the channels were scaled.
     offset : ndarray of shape (D,), float64
+        Constant vector that is added at every position.
     noise : ndarray of shape (D,)
         Standard deviation of the noise of each channel.
     probability : ndarray of shape (I,)
         Probability that each atom is on, as it was asked for.
     firing : Firing
+        How often atoms fire, and together with which others.
     sizes : Coefficients
+        Distribution of the coefficients of atoms that are on.
     map_shape : tuple of (int, int) or None
+        Height and width of the maps. None: the data are single positions.
     non_negative : bool
+        Whether features below 0 are set to 0.
     seed : int
         Seed of the atoms and of the first data.
     """
@@ -269,7 +276,7 @@ def planted_dictionary(
     atoms : int
         Number of atoms, I: fewer than channels, as many, or more.
     map_shape : tuple of (int, int), optional
-        Height and width of the maps, H and W. By default there are single positions.
+        Height and width of the maps, H and W. None: the data are single positions.
     probability : float or array-like of shape (I,), optional
         Probability that an atom is on, one for all or one for each, such as those of
         `planted_firing.zipf_probabilities`; by default 0.05.

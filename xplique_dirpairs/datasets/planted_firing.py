@@ -120,8 +120,10 @@ class Firing:
     chances : ndarray of shape (I,)
         Probability that an atom fires by itself.
     exactly : int or None
-        Number of atoms that are on at each position, instead.
+        Number of atoms that are on at each position. None: the number varies, and each atom fires
+        with its probability.
     together : Together
+        Which atoms fire together.
     parents : ndarray of shape (I,), int
         Parent of each atom; −1 if it has none.
     loadings : ndarray of shape (I, rank)
@@ -228,10 +230,11 @@ def zipf_probabilities(
 
 
 def compensated_chances(probability: Array, parents: Array) -> Array:
-    """Return with which probability atoms must fire to be on with a given one, approximately.
+    """Return the probability with which each atom must fire by itself, before trees restrict it.
 
-    A child fires 1/p(parent) times as often because of its parent, and again
-    1 + Σ p(siblings)/p(parent) times as often because of its siblings; at most always.
+    It is approximate: with p the probabilities that atoms should be on, that of a child is
+    p(child)/p(parent) · (1 + Σ p(siblings)/p(parent)), but at most 1, since the child is switched
+    off where its parent is off, and at some positions where a sibling is on.
 
     Parameters
     ----------
@@ -243,6 +246,7 @@ def compensated_chances(probability: Array, parents: Array) -> Array:
     Returns
     -------
     chances : ndarray of shape (I,)
+        Probability that an atom fires by itself.
     """
     has_parent = parents != NO_PARENT
     child, parent = probability[has_parent], parents[has_parent]

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import NamedTuple, TypeAlias, TypeVar
 
 import numpy as np
 
 from xplique_dirpairs.core.types import Array
-from xplique_dirpairs.datasets.scene_shapes import DECORATIONS, SIDE, texture_pattern
+from xplique_dirpairs.datasets.scene_shapes import DECORATIONS, side_in_pixels, texture_pattern
 
 #: Name of a colour → its central shade, RGB in [0, 1].
 COLOURS = {
@@ -35,14 +36,16 @@ VIVID = "red orange yellow green blue purple pink"
 #: Texture → how much darker the dark shade of the material is, as a share.
 _CONTRAST = {"wooden": 0.3, "wavy": 0.3, "grassy": 0.32, "leafy": 0.42, "cobbled": 0.38}
 _CONTRAST |= {"shingled": 0.42}
-#: Signed distance of a pixel from the centre, from −1 to 1.
-_OFFSET = ((np.arange(SIDE) + 0.5) / SIDE * 2 - 1).astype(np.float32)
-_ACROSS = np.tile(_OFFSET, SIDE)
-_DOWN = np.repeat(_OFFSET, SIDE)
-
 #: RGB values (3,) in [0, 1], and the name of the colour.
 Ink: TypeAlias = tuple[Array, str]
 T = TypeVar("T")
+
+
+@cache
+def _offsets(side: int) -> tuple[Array, Array]:
+    """Return how far right and down of the centre each pixel lies, (side²,) from −1 to 1."""
+    offset = ((np.arange(side) + 0.5) / side * 2 - 1).astype(np.float32)
+    return np.tile(offset, side), np.repeat(offset, side)
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,7 +58,7 @@ class Paint:
         RGB values and the name of the colour of each ink.
     texture : str, optional
         Name of the texture. None for a plain paint.
-    pattern : ndarray of shape (SIDE, SIDE), optional
+    pattern : ndarray of shape (side, side), optional
         Share of the second ink, in [0, 1]. None for a plain paint.
     across : float, default=0
         Relative increase in brightness from the centre of the image to its right edge.
@@ -73,7 +76,7 @@ class Paint:
 
 
 class Stroke(NamedTuple):
-    """A region (SIDE, SIDE) of an object, and of one of its parts or None, with its paint."""
+    """A region (side, side) of an object, and of one of its parts or None, with its paint."""
 
     object: str
     part: str | None
@@ -82,7 +85,7 @@ class Stroke(NamedTuple):
 
 
 class Canvas:
-    """A picture and its masks.
+    """A picture and its masks, with the pixels per unit that are in force (`scene_shapes.finer`).
 
     Parameters
     ----------
@@ -91,23 +94,28 @@ class Canvas:
 
     Attributes
     ----------
-    rgb : ndarray of shape (SIDE², 3), float32
+    rgb : ndarray of shape (side², 3), float32
         The picture.
-    masks : ndarray of shape (4, SIDE²), uint8
+    masks : ndarray of shape (4, side²), uint8
         The mask of each category, with numbers as in `AnnotatedImages`.
     """
 
     def __init__(self, concepts: dict[str, tuple[str, ...]]):
-        self.rgb = np.full((SIDE * SIDE, 3), 0.5, np.float32)
-        self.masks = np.zeros((len(concepts), SIDE * SIDE), np.uint8)
+        pixels = side_in_pixels() ** 2
+        self.rgb = np.full((pixels, 3), 0.5, np.float32)
+        self.masks = np.zeros((len(concepts), pixels), np.uint8)
+        self._across, _ = _offsets(side_in_pixels())
         self._numbers = [
             {name: k for k, name in enumerate((None, *names))} for names in concepts.values()
         ]
 
     def paint(self, strokes: Iterable[Stroke]) -> None:
         """Paint strokes in order; each covers the earlier ones."""
-        for part_of, part, region, paint in strokes:
-            where = np.flatnonzero(region)
+        listed, last = list(strokes), np.full(len(self.rgb), -1, np.int16)
+        for k, stroke in enumerate(listed):
+            last[stroke.region.ravel()] = k
+        for k, (part_of, part, _, paint) in enumerate(listed):
+            where = np.flatnonzero(last == k)  # what later strokes cover need not be painted
             (rgb, colour), *second = paint.inks
             names = (part_of, part, paint.texture, colour)
             numbers = [of_name[name] for of_name, name in zip(self._numbers, names, strict=True)]
@@ -117,7 +125,7 @@ class Canvas:
                 rgb = rgb + share[:, None] * (other_rgb - rgb)
                 self.masks[3, where[share > 0.5]] = self._numbers[3][other]
             if paint.across:
-                rgb = rgb * (1.0 + paint.across * _ACROSS[where])[:, None]
+                rgb = rgb * (1.0 + paint.across * self._across[where])[:, None]
             self.rgb[where] = rgb
 
 
@@ -160,10 +168,11 @@ class Painter:
         return np.clip(rgb, 0.03, 1.0).astype(np.float32), colour
 
     def light(self) -> Array:
-        """Draw factors (SIDE², 3) for coloured light that is brighter towards one side."""
+        """Draw factors (side², 3) for coloured light that is brighter towards one side."""
         warmth = self.between(-0.04, 0.04)
         gains = self.between(0.84, 1.05) * np.array([1 + warmth, 1.0, 1 - warmth], np.float64)
-        field = 1.0 + self.between(-0.09, 0.09) * _ACROSS + self.between(-0.05, 0.05) * _DOWN
+        across, down = _offsets(side_in_pixels())
+        field = 1.0 + self.between(-0.09, 0.09) * across + self.between(-0.05, 0.05) * down
         return np.asarray(field[:, None] * gains.astype(np.float32))
 
     def plain(

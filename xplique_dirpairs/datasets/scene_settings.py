@@ -81,7 +81,7 @@ def scene_strokes(art: Painter, kind: SceneClass) -> list[Stroke]:
 
 def _least_visible(placed: list[Placed], names: Sequence[str]) -> float:
     """Return the smallest visible share of a thing that has one of the names."""
-    covered, least = np.zeros((SIDE, SIDE), bool), 1.0
+    covered, least = _below(SIDE), 1.0
     for thing in reversed(placed):
         region = np.any([stroke.region for stroke in thing.strokes], axis=0)
         if thing.name in names:
@@ -201,7 +201,7 @@ def _ground(art: Painter, name: str, region: Array, horizon: float) -> Stroke:
 
 
 def _below(horizon: float) -> Array:
-    """Return the region (SIDE, SIDE) below a row."""
+    """Return the region below a height."""
     return box(0, horizon, SIDE, SIDE)
 
 

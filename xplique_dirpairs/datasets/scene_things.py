@@ -1,7 +1,7 @@
 """The things in the annotated scenes.
 
 A thing is drawn by a function that takes a painter, the centre (x, y) of the thing's foot and its
-size in pixels. It yields (name of the part or None, region, paint) from back to front.
+size in units. It yields (name of the part or None, region, paint) from back to front.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from xplique_dirpairs.core.types import Array
 from xplique_dirpairs.datasets.scene_paint import VIVID, Paint, Painter, Stroke
 from xplique_dirpairs.datasets.scene_shapes import (
     DECORATIONS,
-    SIDE,
     box,
     cut_below,
     dome,
     ellipse,
+    pixel_centres,
     polygon,
     rounded,
 )
@@ -105,8 +105,8 @@ def car(art: Painter, x: float, y: float, size: float) -> Parts:
     top, sill = roof + (belt - roof) * 0.2 + 0.5, belt - 1
     corners = [(-back + slant * 0.5, sill), (-back + slant * 0.8, top)]
     corners += [(half * 0.12, top), (half * 0.36, sill)]
-    glass = polygon(corners, x, front)
-    glass[:, round(x - front * half * 0.2)] = False
+    post = round(x - front * half * 0.2)
+    glass = polygon(corners, x, front) & ~box(post, 0, post + 1, y)
     yield "window", glass, art.plain("blue blue black", pale=0.3)
     tyre, hub = art.plain("black"), art.plain("grey", pale=0.2)
     for side in (-0.56, 0.56):
@@ -199,8 +199,8 @@ def parasol(art: Painter, x: float, y: float, size: float) -> Parts:
     if art.chance(0.7):
         light, dark = art.two_colours()
         # The gores are stripes that meet at the top.
-        v = np.clip((np.arange(SIDE) + 0.5 - top) / (rim - top), 0.05, 1)[:, None]
-        u = (np.arange(SIDE) + 0.5 - x) / (half * np.sqrt(1 - (1 - v) ** 2))
+        v = np.clip((pixel_centres() - top) / (rim - top), 0.05, 1)[:, None]
+        u = (pixel_centres() - x) / (half * np.sqrt(1 - (1 - v) ** 2))
         gores = np.floor((u + 1) * 3.5) % 2
         canopy = Paint((art.ink(dark), art.ink(light)), "striped", gores.astype(np.float32))
     else:
@@ -289,7 +289,7 @@ class Thing:
     draw : callable
         Function that draws the thing and has its name.
     sizes : tuple of (float, float)
-        Smallest and largest size in pixels; see ``draw`` for what is measured.
+        Smallest and largest size in units; see ``draw`` for what is measured.
     depths : tuple of (float, float), default=(0, 0)
         Smallest and largest distance of the foot below the horizon, as a share of the distance from
         the horizon to the bottom of the image.

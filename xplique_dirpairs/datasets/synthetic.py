@@ -98,12 +98,16 @@ def check_directions(signals: ArrayLike, distractors: ArrayLike) -> tuple[Array,
     Parameters
     ----------
     signals : array-like of shape (I, D)
+        Signal vectors of I concepts.
     distractors : array-like of shape (F, D)
+        Distractor vectors.
 
     Returns
     -------
     signals : ndarray of shape (I, D), float64
+        The signal vectors as an array.
     distractors : ndarray of shape (F, D), float64
+        The distractor vectors as an array.
 
     Raises
     ------
@@ -132,12 +136,13 @@ def random_directions(
     Parameters
     ----------
     seed : int
+        Seed of all vectors.
     number_of_concepts : int, default=3
-        I.
+        Number of signal vectors, I.
     number_of_distractors : int, default=2
-        F.
+        Number of distractor vectors, F.
     channels : int, default=16
-        D.
+        Number of channels, D.
     cosine : float, default=0
         If not 0, signal vectors have a common component of length √cosine, so that the cosine of
         any two of them is about this value if there are many channels.
@@ -145,7 +150,9 @@ def random_directions(
     Returns
     -------
     signals : ndarray of shape (I, D)
+        Signal vectors of unit length.
     distractors : ndarray of shape (F, D)
+        Distractor vectors of unit length.
     """
     rng = np.random.default_rng(seed)
     directions = rng.normal(size=(number_of_concepts + number_of_distractors, channels))
@@ -249,13 +256,14 @@ def signal_maps(
     map_shape : tuple of (int, int), default=(1, 2)
         Height and width of the maps, H and W.
     patches : int, optional
-        Number of regions of an image that have the same concepts everywhere. They are the Voronoi
-        cells of random points. By default each position has its own concepts.
+        Number of regions of an image within which all positions have the same concepts. Regions are
+        the Voronoi cells of random points. None: each position has its own concepts.
     concepts_per_pixel : int, default=1
         Number of concepts that are present at each position.
     classes : int, default=10
         Number of classes, K; more than I are reduced to I. In class k the odds of the concepts i
-        with i mod K in {k, k + 1} are four times those of the others (if K = 2: i mod K = k).
+        with i mod K in {k, k + 1} are four times the odds of the other concepts (if K = 2, of the
+        concepts with i mod K = k).
     zipf : float, default=0
         The odds of a concept are proportional to 1/rank^zipf. With 0 all concepts are equally
         frequent.
@@ -349,6 +357,7 @@ def pooled_dense_head(features: ArrayLike, labels: ArrayLike) -> keras.Model:
     Parameters
     ----------
     features : array-like of shape (N, H, W, D)
+        Feature maps of N images.
     labels : array-like of shape (N,)
         Classes 0 to K − 1, each with at least one image.
 

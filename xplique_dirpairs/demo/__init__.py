@@ -1,1 +1,1 @@
-"""The demo on data that comes with the installed packages."""
+"""The demo on scenes whose truth is known."""

@@ -1,65 +1,55 @@
-"""The demo: direction pairs and CRAFT on the same small network, shown in a folder of pictures."""
+"""The demo: direction pairs and CRAFT on scenes whose truth is known, shown in a folder."""
 
 from __future__ import annotations
 
-import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from io import BytesIO
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 import keras
-import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
-from sklearn.metrics import roc_auc_score
 from xplique.concepts import CraftTf
 
-from xplique_dirpairs.comparison.compare import compare
-from xplique_dirpairs.comparison.result import Comparison
-from xplique_dirpairs.core.tables import Cell, Table
 from xplique_dirpairs.core.types import Array
-from xplique_dirpairs.datasets.digit_scenes import CLASS_NAMES, digit_masks, digit_scenes, small_cnn
-from xplique_dirpairs.extractors.concept_plots import plot_importances_of_classes
+from xplique_dirpairs.data.annotated_images import AnnotatedImages
+from xplique_dirpairs.data.images import compute_activations
+from xplique_dirpairs.demo.detectors import (
+    Annotated,
+    Detectors,
+    best_detectors,
+    defining_objects,
+    importances,
+)
+from xplique_dirpairs.demo.network import LAYER, demo_network
+from xplique_dirpairs.demo.pictures import plot_beside_truth, save_picture
+from xplique_dirpairs.demo.scenes import SHORTCUT, SHORTCUT_CLASS, demo_scenes
+from xplique_dirpairs.demo.shortcut import repaired
+from xplique_dirpairs.demo.summary import CRAFT, PAIRS, DefiningObject, Summary
+from xplique_dirpairs.explanations.model import explain_model
+from xplique_dirpairs.explanations.prediction import explain_prediction
+from xplique_dirpairs.extractors.concept_layer import ConceptLayer
 from xplique_dirpairs.extractors.craft import DirectionPairsTf
-from xplique_dirpairs.extractors.manager import DirectionPairsManagerTf
-from xplique_dirpairs.learning.history import History
-from xplique_dirpairs.models.split import split_model
-from xplique_dirpairs.plots.learning import LOSS_NAMES, plot_learning
+from xplique_dirpairs.interventions.counterfactuals import counterfactuals
+from xplique_dirpairs.metrics.labelled_detectors import score_labels
+from xplique_dirpairs.models.split import SplitModel, split_model
+from xplique_dirpairs.plots.learning import plot_learning
+from xplique_dirpairs.report.content import ReportSettings
+from xplique_dirpairs.report.write import write_report
 
-#: Number of pictures that the network is trained and tested on.
-TRAINING_PICTURES = 3600
-TEST_PICTURES = 600
-#: The network of an earlier run is used if its accuracy on the test pictures is at least this high.
-GOOD_ENOUGH = 0.9
-#: The class that both methods explain, and the number of its pictures that they are fitted on.
-CLASS_ID = CLASS_NAMES.index("cat + 3")
-PICTURES_PER_CLASS = 100
-#: Side of the crops in pixels, and size of the design of the Sobol indices.
-PATCH = 36
-NB_DESIGN = 32
-#: Number of pictures for the pairs that all classes share.
-IMAGES_OF_ALL = PICTURES_PER_CLASS * len(CLASS_NAMES)
-LAYER = "last_conv"
-#: Names of the two methods.
-PAIRS, CRAFT = "direction pairs", "CRAFT"
-#: Name of a picture's file, without ``.png`` → its caption.
-CAPTIONS = {
-    "aligned_direction-pairs_craft": "Best crops of the concepts that both methods have.",
-    "importances": "Total Sobol indices of the concepts of both methods, with standard errors.",
-    "fidelity": "The probability of the class while concepts are switched off or on one by one.",
-    "maps": "A test picture, bright where its most important concepts are.",
-    "maps_1": "The maps of a second picture.",
-    "maps_2": "The maps of a third picture.",
-    "image_direction_pairs": "`plot_image_concepts` of `DirectionPairsTf`.",
-    "image_craft": "`plot_image_concepts` of `CraftTf`.",
-    "all_classes": "One set of pairs, learned from all classes, and what each class uses.",
-    "learning": "Losses and constraint violations in every stage of the fit.",
-}
+#: Number of concepts, of images to learn from, and of held-out images, by default.
+CONCEPTS, IMAGES = 24, 320
+#: Side of the crops in pixels.
+PATCH = 48
+#: Side of the crops that CRAFT learns from: its default, with which its IoU is higher than with 48.
+CRAFT_PATCH = 64
+#: Number of images that an object is left out of, of each class that it defines.
+_LEFT_OUT = 16
+#: Number of images that have a page in the report.
+_PAGES = 64
 
 
 @dataclass
@@ -89,148 +79,42 @@ class Steps:
             print(f"  {self.seconds[name]:.1f} s", flush=True)
 
 
-@dataclass
-class Data:
-    """Pictures of the demo.
-
-    Attributes
-    ----------
-    train : ndarray of shape (n, 96, 96, 3)
-        Training pictures, in [0, 1].
-    train_labels : ndarray of shape (n,)
-        Their classes.
-    test : ndarray of shape (m, 96, 96, 3)
-        Test pictures, in [0, 1].
-    test_labels : ndarray of shape (m,)
-        Their classes.
-    test_ink : ndarray of shape (m, 96, 96), bool
-        Where the ink of the digit is in the test pictures.
-    """
-
-    train: Array
-    train_labels: Array
-    test: Array
-    test_labels: Array
-    test_ink: Array
-
-
-@contextmanager
-def without_xla_messages() -> Iterator[None]:
-    """Suppress the messages of XLA if TF_CPP_MIN_LOG_LEVEL suppresses those of TensorFlow.
-
-    XLA ignores this variable and reports its first compilation, which CRAFT's estimator causes.
-    """
-    if os.environ.get("TF_CPP_MIN_LOG_LEVEL", "0") == "0":
-        yield
-        return
-    kept = os.dup(2)
-    try:
-        with open(os.devnull, "wb") as nowhere:
-            os.dup2(nowhere.fileno(), 2)
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-
-
 @dataclass(frozen=True, eq=False)
-class Summary:
-    """Results of the demo.
+class Subject:
+    """The network, cut at its last convolution, and annotated images with their activations."""
 
-    Attributes
-    ----------
-    accuracy : float
-        Accuracy of the network on the test pictures, in [0, 1].
-    comparison : Comparison
-        Both methods, measured on the test pictures of the explained class.
-    ink_auc : mapping of str to ndarray of shape (I,)
-        Method → ROC AUC of the map of each concept as a detector of the digit's ink, in [0, 1]. 0.5
-        is chance; see `ink_auc`.
-    history : History
-        History of the fit of the direction pairs.
-    seconds : mapping of str to float
-        Step → wall time in seconds; "everything" is the whole run.
-    figures : sequence of str
-        Names of the picture files in the output folder, without the ending ``.png``.
-    """
+    model: keras.Model
+    split: SplitModel
+    learning: Annotated
+    held_out: Annotated
 
-    accuracy: float
-    comparison: Comparison
-    ink_auc: Mapping[str, Array]
-    history: History
-    seconds: Mapping[str, float]
-    figures: Sequence[str]
-
-    @property
-    def importances(self) -> dict[str, Array]:
-        """Method → total Sobol index of each concept, dict of str to ndarray of shape (I,)."""
-        results = self.comparison.results
-        return {name: result.importances.total for name, result in results.items()}
-
-    def text(self) -> str:
-        """Return the results as plain text, for the terminal."""
-        parts = self._network(), str(self._concepts()), str(self.comparison), self._fit()
-        return "\n\n".join(parts)
-
-    def markdown(self) -> str:
-        """Return the results, times and pictures as Markdown."""
-        seconds = [[Cell(step), Cell(f"{value:.3g}")] for step, value in self.seconds.items()]
-        sections = {
-            f"# Concepts of “{CLASS_NAMES[CLASS_ID]}”": self._network(),
-            "## Concepts, most important first": self._concepts().formatted("markdown"),
-            "## The two methods": self.comparison.table().formatted("markdown"),
-            "## How the fit went": self._fit(),
-            "## Time": Table(["step", "seconds"], seconds).formatted("markdown"),
-            "## Pictures": "\n\n".join(
-                f"{CAPTIONS[name]}\n\n![{name}]({name}.png)" for name in self.figures
-            ),
-        }
-        return "\n\n".join(f"{title}\n\n{content}" for title, content in sections.items()) + "\n"
-
-    def _network(self) -> str:
-        """Return a paragraph on the network and the explained class."""
-        return (
-            f"A small network distinguishes {len(CLASS_NAMES)} classes ({', '.join(CLASS_NAMES)}); "
-            f"it classifies {self.accuracy:.1%} of the test pictures correctly. Concepts of "
-            f"“{CLASS_NAMES[CLASS_ID]}” were learned from {PICTURES_PER_CLASS} pictures."
-        )
-
-    def _concepts(self) -> Table:
-        """Return a table of the concepts of both methods, the most important ones first."""
-        headers = ["rank"]
-        rows = [[Cell(str(rank + 1))] for rank in range(len(self.importances[PAIRS]))]
-        for method, importances in self.importances.items():
-            headers += [method, "importance", "ink"]
-            for row, k in zip(rows, np.argsort(-importances, kind="stable"), strict=True):
-                row += [Cell(str(k)), Cell.figure(importances[k])]
-                row.append(Cell.figure(self.ink_auc[method][k], 2))
-        notes = (
-            "importance: total Sobol index of the class score",
-            "ink: how well the map of the concept detects the digit's ink (ROC AUC; 0.5 is chance)",
-        )
-        return Table(headers, rows, notes)
-
-    def _fit(self) -> str:
-        """Return a Markdown list on the fit of the direction pairs, and its losses."""
-        used = {name for losses in self.history.stages.values() for name in losses}
-        names = ", ".join(f"{k} {name}" for k, name in LOSS_NAMES.items() if k in used)
-        lines = [*self.history.summary().splitlines(), f"the losses: {names}"]
-        return "\n".join(f"- {line}" for line in lines)
+    def activations(self, images: Array) -> Array:
+        """Return the activations (n, H, W, D) of images."""
+        return compute_activations(self.split.input_to_latent_model, images)
 
 
-def run_demo(output: str | Path, concepts: int = 10, seed: int = 0, verbose: int = 1) -> Summary:
-    """Run the demo: make the data, train or load the network, fit both methods, write the results.
+def run_demo(
+    output: str | Path,
+    concepts: int = CONCEPTS,
+    seed: int = 0,
+    verbose: int = 1,
+    *,
+    images: int = IMAGES,
+) -> Summary:
+    """Run the demo: draw scenes, learn concepts by both methods, repair the network, write results.
 
     Parameters
     ----------
     output : str or Path
-        Folder for the pictures, the summary and the trained network; created if missing.
-    concepts : int, default=10
-        Number of concepts of both methods, 2 to 16: CRAFT's plots have 16 colours.
+        Folder for the pictures, the summary and the report; created if missing.
+    concepts : int, default=24
+        Number of concepts of both methods.
     seed : int, default=0
-        Seed of the data, the network and the learning.
+        Seed of the scenes and of the learning; the network is the same for every seed.
     verbose : int, default=1
         If 0, nothing is printed.
+    images : int, default=320
+        Number of scenes to learn from, and of held-out scenes.
 
     Returns
     -------
@@ -240,150 +124,185 @@ def run_demo(output: str | Path, concepts: int = 10, seed: int = 0, verbose: int
     Raises
     ------
     KeyboardInterrupt
-        If the fit of the direction pairs is interrupted.
+        If the learning of the direction pairs is interrupted.
     """
     output = Path(output)
     output.mkdir(parents=True, exist_ok=True)
-    steps = Steps(verbose)
-    start = time.perf_counter()
-
-    with steps("make the pictures", f"{TRAINING_PICTURES} for training"):
-        train = digit_scenes(TRAINING_PICTURES, seed, "train")[:2]
-        test = digit_scenes(TEST_PICTURES, seed, "test")[:2]
-        data = Data(*train, *test, digit_masks(TEST_PICTURES, seed, "test"))
-    with steps("train the network, or load it"):
-        model = load_network(data, output / f"small_cnn_seed{seed}.keras", seed, verbose)
-    g, h = split_model(model, LAYER)
-    images = data.train[data.train_labels == CLASS_ID][:PICTURES_PER_CLASS]
-
-    settings: Any = {"patch_size": PATCH, "random_state": seed, "verbose": min(verbose, 1)}
-    pairs: Any = DirectionPairsTf(g, h, concepts, **settings)
-    craft = CraftTf(g, h, concepts, patch_size=PATCH)
-    with steps(f"{PAIRS}: fit", f"{len(images)} pictures of {CLASS_NAMES[CLASS_ID]!r}"):
-        pairs.fit(images, class_id=CLASS_ID)
-    if pairs.history_.interrupted:  # half-learned pairs are not worth showing
+    steps, start = Steps(verbose), time.perf_counter()
+    others = max(images // 2, 8)
+    with steps("draw the scenes", f"{images} to learn from, {images + others} others"):
+        learning = demo_scenes(range(images), "learning", seed, planted=True)
+        held_out = demo_scenes(range(images), "held-out", seed, planted=True)
+        fresh = demo_scenes(range(others), "repair", seed)
+    with steps("pass them through the network"):
+        subject = _subject(learning, held_out)
+    with steps(f"{PAIRS}: learn {concepts} concepts"):
+        pairs = DirectionPairsTf(
+            subject.split,
+            number_of_concepts=concepts,
+            patch_size=PATCH,
+            random_state=seed,
+            verbose=0,
+        )
+        pairs.fit(learning.images)
+    history = pairs.history_
+    assert history is not None  # it is None only for pairs that were given
+    if history.interrupted:  # half-learned pairs are not worth showing
         raise KeyboardInterrupt
-    with steps(f"{CRAFT}: fit", "the same pictures"):
+    with steps(f"{CRAFT}: learn {concepts} concepts", "the same scenes"):
+        craft = CraftTf(*subject.split, concepts, patch_size=CRAFT_PATCH)
         np.random.seed(seed)  # noqa: NPY002 (CraftTf's NMF takes no seed)
-        craft.fit(images, class_id=CLASS_ID)
-    with steps(f"{PAIRS}: importances"):
-        pairs.estimate_importance(nb_design=NB_DESIGN)
-    with steps(f"{CRAFT}: importances", "one pass per picture: some 10 s"), without_xla_messages():
-        craft.estimate_importance(nb_design=NB_DESIGN)
-    methods = {PAIRS: pairs, CRAFT: craft}
-    chosen = data.test_labels == CLASS_ID
-    with steps("compare both methods", f"{chosen.sum()} new pictures"):
-        comparison = compare(methods, data.test[chosen], controls=False, verbose=0)
-    with steps(f"{PAIRS}: one set for all classes"):
-        # The classes are balanced and in random order, so each has about the same number here.
-        shared = data.train[:IMAGES_OF_ALL], data.train_labels[:IMAGES_OF_ALL]
-        manager = DirectionPairsManagerTf(g, h, *shared, None, concepts, **settings)
-        manager.fit()
-        manager.estimate_importance(nb_design=NB_DESIGN)
-
-    with steps("draw the pictures"):
-        comparison.save_report(output)
-        example = data.test[chosen][1]
-        figures = {
-            "maps_1": comparison.plot_maps(1),
-            "maps_2": comparison.plot_maps(2),
-            "image_direction_pairs": _image_concepts(pairs, example),
-            "image_craft": _image_concepts(craft, example),
-            "all_classes": plot_importances_of_classes(
-                list(manager.craft_instances.values()),
-                [CLASS_NAMES[k] for k in manager.craft_instances],
-                "One set of direction pairs for all classes: importances",
-            ),
+        craft.fit(learning.images)
+    with steps("compare them with the truth"):
+        parts = subject.learning, subject.held_out
+        methods = {
+            PAIRS: best_detectors(pairs.pairs.project, pairs.pairs.biases, *parts),
+            CRAFT: best_detectors(lambda x: craft.transform(None, x), None, *parts),
         }
-        if pairs.history_.stages:
-            figures["learning"] = plot_learning(pairs.history_.stages, "How the fit went")
-        for name, figure in figures.items():
-            figure.savefig(output / f"{name}.png", dpi=110, bbox_inches="tight", pad_inches=0.1)
-            plt.close(figure)
+    layer = ConceptLayer.of(
+        pairs, class_names=learning.class_names, concept_names=_names(methods[PAIRS])
+    )
+    with steps("leave objects out, one by one"):
+        objects = _objects(subject, {PAIRS: pairs, CRAFT: craft}, methods, seed)
+    with steps("find the shortcut and switch it off"):
+        explanation = explain_model(
+            layer, learning.images, learning.labels, random_state=seed, verbose=0
+        )
+        repair, _ = repaired(layer, explanation, fresh)
+    with steps("explain a prediction, and what would change it"):
+        image = fresh.images[repair.example()]
+        prediction = explain_prediction(layer, image, crops=explanation.crops)
+        changed = counterfactuals(layer, image[None], learning.images, moves="remove", verbose=0)
+    with steps("draw the pictures"):
+        figures: dict[str, Callable[[], Figure]] = {
+            "concepts": lambda: plot_beside_truth(methods, subject.held_out),
+            "repair": lambda: repair.plot(fresh.images),
+            "prediction": prediction.plot,
+            "counterfactual": changed[0].plot,
+            "classes": explanation.plot,
+            "learning": lambda: plot_learning(history.stages, "How the learning went"),
+        }
+        if not history.stages:
+            del figures["learning"]
+        for name, draw in figures.items():
+            save_picture(draw(), output / f"{name}.png")
     pairs.pairs.save(output / "pairs.npz")
+    with steps("write the report"):
+        _write_report(output / "report", layer, subject, fresh, methods[PAIRS])
     summary = Summary(
-        accuracy=_accuracy(model, data.test, data.test_labels),
-        comparison=comparison,
-        ink_auc={
-            name: ink_auc(np.asarray(method.transform(data.test[chosen])), data.test_ink[chosen])
-            for name, method in methods.items()
-        },
-        history=pairs.history_,
+        accuracy=_accuracy(subject.split, subject.held_out),
+        images=(images, images),
+        methods=methods,
+        objects=objects,
+        repair=repair,
+        counterfactual=str(changed[0]),
+        history=history,
         seconds=steps.seconds | {"everything": time.perf_counter() - start},
-        figures=[name for name in CAPTIONS if (output / f"{name}.png").is_file()],
+        figures=list(figures),
     )
     (output / "summary.md").write_text(summary.markdown(), encoding="utf-8")
     (output / "summary.txt").write_text(summary.text() + "\n", encoding="utf-8")
     return summary
 
 
-# -------------------------------------------------------------------- data and network
+# -------------------------------------------------------------------- steps
 
 
-def load_network(data: Data, path: Path, seed: int, verbose: int) -> keras.Model:
-    """Load the network of an earlier run, or train one and save it.
-
-    It is trained again if the file is damaged, or its accuracy on the test pictures is below
-    `GOOD_ENOUGH`.
-
-    Parameters
-    ----------
-    data : Data
-    path : Path
-        File of the network.
-    seed : int
-        Seed of the training.
-    verbose : int
-        If 0, nothing is printed.
-
-    Returns
-    -------
-    model : keras.Model
-    """
-    if path.is_file():
-        with suppress(ValueError, OSError, KeyError, BadZipFile):
-            model = keras.models.load_model(path)
-            if _accuracy(model, data.test, data.test_labels) >= GOOD_ENOUGH:
-                return model
-        path.unlink()
-    model = small_cnn(data.train, data.train_labels, seed=seed, verbose=2 if verbose else 0)
-    model.save(path)
-    return model
+def _subject(learning: AnnotatedImages, held_out: AnnotatedImages) -> Subject:
+    """Return the network with the activations of both parts."""
+    model = demo_network()
+    split = split_model(model, LAYER)
+    of_learning, of_held_out = (
+        compute_activations(split.input_to_latent_model, part.images)
+        for part in (learning, held_out)
+    )
+    return Subject(model, split, Annotated(learning, of_learning), Annotated(held_out, of_held_out))
 
 
-def _accuracy(model: keras.Model, images: Array, labels: Array) -> float:
+def _accuracy(split: SplitModel, part: Annotated) -> float:
     """Return the share of images that are classified correctly."""
-    return float(np.mean(model.predict(images, verbose=0).argmax(axis=1) == labels))
+    return float(np.mean(split.head.logits(part.activations).argmax(axis=1) == part.scenes.labels))
 
 
-# -------------------------------------------------------------------- reading and drawing
+def _names(detectors: Detectors) -> list[str]:
+    """Return number and label of each detector, for plots and the report."""
+    concepts, labels = detectors.dissection.flat_concepts, detectors.dissection.labels
+    return [f"{i} {concepts[k][1]}" if k >= 0 else str(i) for i, k in enumerate(labels)]
 
 
-def ink_auc(maps: Array, ink: Array) -> Array:
-    """Compute the ROC AUC of the map of each concept as a detector of ink.
+def _objects(
+    subject: Subject, extractors: dict[str, Any], methods: dict[str, Detectors], seed: int
+) -> list[DefiningObject]:
+    """Return the true effect and the importance of each object that defines a class."""
+    scenes, x = subject.held_out.scenes, subject.held_out.activations
+    assert scenes.class_names is not None
+    rows = subject.split.head.class_rows
+    assert rows is not None  # the demo's head is linear
+    coefficients = {name: np.asarray(one.transform(None, x)) for name, one in extractors.items()}
+    banks = {PAIRS: extractors[PAIRS].concept_bank_w}
+    banks[CRAFT] = extractors[CRAFT].factorization.concept_bank_w
+    names = [
+        methods[PAIRS].dissection.flat_concepts[k][1] for k in methods[PAIRS].dissection.labels
+    ]
+    found = []
+    for class_name, name in defining_objects():
+        class_id = scenes.class_names.index(class_name)
+        number = methods[PAIRS].number_of("object", name)
+        has_it = (scenes.masks["object"] == number + 1).any(axis=(1, 2))
+        members = np.flatnonzero((scenes.labels == class_id) & has_it)[:_LEFT_OUT]
+        of_class = scenes.labels == class_id
+        values = {
+            method: importances(u[of_class], banks[method], rows[class_id])
+            for method, u in coefficients.items()
+        }
+        best = {method: methods[method].best[number] for method in values}
+        larger = {method: np.flatnonzero(v > v[best[method]]) for method, v in values.items()}
+        ranked = larger[PAIRS][np.argsort(-values[PAIRS][larger[PAIRS]], kind="stable")]
+        found.append(
+            DefiningObject(
+                class_name,
+                name,
+                _effect(subject, members, name, class_id, seed),
+                {method: 1 + len(above) for method, above in larger.items()},
+                {method: float(v[best[method]]) for method, v in values.items()},
+                tuple(names[i] for i in ranked),
+            )
+        )
+    return found
 
-    A cell of the map has ink if more than 15 % of its pixels have.
 
-    Parameters
-    ----------
-    maps : ndarray of shape (n, H, W, I)
-        Maps of the concepts.
-    ink : ndarray of shape (n, height, width), bool
-        Pixels with ink; height and width are multiples of H and W.
-
-    Returns
-    -------
-    auc : ndarray of shape (I,)
-        In [0, 1]; 0.5 is chance.
-    """
-    n, rows, columns, concepts = maps.shape
-    share = ink.reshape(n, rows, ink.shape[1] // rows, columns, -1).mean(axis=(2, 4))
-    has_ink = (share > 0.15).ravel()
-    flat = maps.reshape(-1, concepts)
-    return np.array([roc_auc_score(has_ink, flat[:, k]) for k in range(concepts)])
+def _effect(subject: Subject, members: Array, name: str, class_id: int, seed: int) -> float:
+    """Return by how much an object raises the class's logit, less the mean logit, in images."""
+    if not len(members):
+        return float("nan")
+    without = demo_scenes(members.tolist(), "held-out", seed, planted=True, without=[name])
+    both = (subject.held_out.activations[members], subject.activations(without.images))
+    logits = [subject.split.head.logits(activations) for activations in both]
+    shown, left_out = (of_image[:, class_id] - of_image.mean(axis=1) for of_image in logits)
+    return float(np.mean(shown - left_out))
 
 
-def _image_concepts(extractor: CraftTf, image: Array) -> Figure:
-    """Return the figure that `plot_image_concepts` draws; that method itself returns None."""
-    extractor.plot_image_concepts(image.copy(), filepath=BytesIO())
-    return plt.gcf()
+def _write_report(
+    path: Path,
+    layer: ConceptLayer,
+    subject: Subject,
+    scenes: AnnotatedImages,
+    detectors: Detectors,
+) -> None:
+    """Write the HTML report of scenes in which the shortcut does not depend on the class."""
+    scores = score_labels(
+        scenes, detectors.read, detectors.dissection, activations=layer.activations(scenes.images)
+    )
+    settings = ReportSettings(
+        title="Concepts of the demo's network",
+        notes=(
+            "Concepts are named by number and by the true concept that they overlap most.",
+            f"Half of the scenes of every class have a {SHORTCUT}, which the network takes "
+            f"for {SHORTCUT_CLASS}: a planted shortcut.",
+        ),
+        max_images=_PAGES,
+    )
+    write_report(
+        path, layer, scenes.images, scenes.labels, interpretability=scores, counterfactuals=2,
+        training_activations=subject.learning.activations, settings=settings, verbose=0,
+    )  # fmt: skip

@@ -1,7 +1,7 @@
 """`ConceptLayer`: concepts fitted at a layer of a network.
 
 All analyses of what concepts do to a network work with this object. `ConceptLayer.of` creates it
-from any kind of fitted concepts; only this module and `kinds` distinguish kinds of extractors.
+from any kind of fitted concepts; only the module `kinds` distinguishes kinds of extractors.
 """
 
 from __future__ import annotations
@@ -12,9 +12,6 @@ from typing import Any, TypeAlias
 
 import keras
 import numpy as np
-from sklearn.exceptions import NotFittedError
-from xplique.concepts import CraftManagerTf, CraftTf, HolisticCraftTf
-from xplique.concepts.factorizer import ConceptFactorizer
 
 from xplique_dirpairs.core.batching import by_position
 from xplique_dirpairs.core.types import Array
@@ -22,17 +19,12 @@ from xplique_dirpairs.core.validation import Names, check_class_names, check_con
 from xplique_dirpairs.data.images import best_crops, compute_activations
 from xplique_dirpairs.extractors.kinds import (
     Extractor,
-    NMFEncoder,
-    activations_of_latents,
-    bank_of,
-    check_affine,
+    activations_of,
     check_channels,
-    factorizer_of,
-    is_fitted,
-    shown_encoder,
+    extractor_of,
+    fitted_concepts,
+    own_split,
 )
-from xplique_dirpairs.factorizers.base import DirectionsFactorizer
-from xplique_dirpairs.factorizers.direction_pairs import DirectionPairsFactorizer
 from xplique_dirpairs.models.head import Head
 from xplique_dirpairs.models.split import SplitModel
 from xplique_dirpairs.pairs import DirectionPairs
@@ -324,7 +316,7 @@ class ConceptLayer:
         )
 
 
-# ------------------------------------------------------------ kinds of extractors
+# ------------------------------------------------------------ from any fitted concepts
 
 
 def as_extractor(fitted: Any, name: str = "the extractor") -> Extractor:
@@ -341,52 +333,19 @@ def as_extractor(fitted: Any, name: str = "the extractor") -> Extractor:
     NotFittedError
         If it is a manager that is not fitted.
     """
-    if isinstance(fitted, ConceptLayer):
-        fitted = fitted.fitted
-    if isinstance(fitted, DirectionPairs):
-        return DirectionPairsFactorizer.from_pairs(fitted)
-    if isinstance(fitted, CraftManagerTf):
-        if not getattr(fitted, "shared", False):
-            raise ValueError(
-                "the manager must have one set of concepts, not a set for each class: give one of "
-                "its craft_instances, or fit a manager with shared=True"
-            )
-        fitted = next(filter(is_fitted, fitted.craft_instances.values()), None)
-        if fitted is None:
-            raise NotFittedError("the manager is not fitted: call fit() first")
-    if isinstance(fitted, Extractor):
-        return fitted
-    raise TypeError(
-        f"{name} must be a ConceptLayer, DirectionPairs, a CraftTf, a HolisticCraftTf, a "
-        "ConceptFactorizer or a DirectionPairsManagerTf with shared pairs, not "
-        f"{type(fitted).__name__}"
-    )
+    return extractor_of(fitted.fitted if isinstance(fitted, ConceptLayer) else fitted, name)
 
 
 def split_of(fitted: Any) -> SplitModel | None:
     """Return the halves of the network that an extractor was built on; None if it has none."""
-    if isinstance(fitted, ConceptLayer):
-        return fitted.split
-    extractor = as_extractor(fitted)
-    split = getattr(extractor, "split", None)
-    if split is None and isinstance(extractor, CraftTf):
-        return SplitModel.of(extractor.input_to_latent_model, extractor.latent_to_logit_model)
-    return split
+    return fitted.split if isinstance(fitted, ConceptLayer) else own_split(as_extractor(fitted))
 
 
 def own_activations(fitted: Any, images: Array) -> Array | None:
     """Return activations of images in an extractor's own network; None if it has no network."""
     if isinstance(fitted, ConceptLayer):
         return fitted.activations(images)
-    extractor = as_extractor(fitted)
-    if isinstance(extractor, CraftTf):
-        return compute_activations(extractor.input_to_latent_model, images)
-    if isinstance(extractor, HolisticCraftTf):
-        return activations_of_latents(extractor.latent_extractor, images)
-    return None
-
-
-# ------------------------------------------------------------ making a layer
+    return activations_of(as_extractor(fitted), images)
 
 
 def _new_layer(cls: type[ConceptLayer], fitted: Any, split: Split | None) -> ConceptLayer:
@@ -398,41 +357,17 @@ def _new_layer(cls: type[ConceptLayer], fitted: Any, split: Split | None) -> Con
             f"{type(fitted).__name__} does not know the network: give ConceptLayer.of(concepts, "
             "split_model(model, layer))"
         )
-    if not is_fitted(extractor):
-        raise NotFittedError(f"this {type(extractor).__name__} is not fitted: call fit() first")
-    bank, factorizer = bank_of(extractor), factorizer_of(extractor)
+    concepts = fitted_concepts(extractor)
+    count, channels = concepts.bank.shape
     output_shape = getattr(halves.input_to_latent_model, "output_shape", None)
     if isinstance(output_shape, tuple):
-        check_channels(bank.shape[1], output_shape[-1])
-    encoding, decoding, pairs = bank, None, None
-    constant = np.zeros(bank.shape[1], np.float32)
-    if not isinstance(factorizer, ConceptFactorizer):  # Xplique's own CRAFT
-        encode: Callable[[Array], Array] = NMFEncoder(factorizer)
-        encode_shown = encode
-    else:
-        encode = factorizer.encode
-        encode_shown = shown_encoder(factorizer) or encode
-        origin = np.zeros((1, len(bank)), np.float32)
-        constant = np.asarray(factorizer.decode(origin), np.float32)[0]
-        check_affine(factorizer, bank, constant)
-    if isinstance(factorizer, DirectionsFactorizer):
-        encoding = np.asarray(factorizer.encoding_directions, np.float32)
-        if factorizer.decoding_directions is not None:
-            decoding = np.asarray(factorizer.decoding_directions, np.float32)
-    if isinstance(factorizer, DirectionPairsFactorizer):
-        pairs = factorizer.pairs_
+        check_channels(channels, output_shape[-1])
     head = _head_by_class(halves)
     return cls(
         split=halves,
         head=head,
-        encode=encode,
-        encode_shown=encode_shown,
-        bank=bank,
-        constant=constant,
-        encoding=encoding,
-        decoding=decoding,
-        pairs=pairs,
-        concept_names=check_concept_names(None, len(bank)),
+        **vars(concepts),
+        concept_names=check_concept_names(None, count),
         class_names=head.class_names,
         fitted=fitted if isinstance(fitted, DirectionPairs) else extractor,
     )

@@ -40,7 +40,8 @@ from xplique_dirpairs.extractors.kinds import (
     shown_encoder,
 )
 from xplique_dirpairs.factorizers.direction_pairs import DirectionPairsFactorizer
-from xplique_dirpairs.learning.recipe import Recipe, get_recipe
+from xplique_dirpairs.learning.presets import get_recipe
+from xplique_dirpairs.learning.recipe import Recipe
 from xplique_dirpairs.models.copies import check_picklable
 from xplique_dirpairs.models.graph import node_of
 from xplique_dirpairs.models.head import Head

@@ -3,24 +3,129 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import numpy as np
-from xplique.concepts import CraftTf, HolisticCraftTf
+from sklearn.exceptions import NotFittedError
+from xplique.concepts import CraftManagerTf, CraftTf, HolisticCraftTf
 from xplique.concepts.factorizer import ConceptFactorizer
 from xplique.concepts.latent_extractor import LatentExtractor
 
 from xplique_dirpairs.core.batching import as_positions
 from xplique_dirpairs.core.types import Array
+from xplique_dirpairs.data.images import compute_activations
 from xplique_dirpairs.factorizers.base import DirectionsFactorizer
 from xplique_dirpairs.factorizers.direction_pairs import DirectionPairsFactorizer
 from xplique_dirpairs.models.head import Head
+from xplique_dirpairs.models.split import SplitModel
+from xplique_dirpairs.pairs import DirectionPairs
 
 #: An object that holds one set of concepts: an extractor or factorizer of Xplique or this package.
 Extractor: TypeAlias = CraftTf | HolisticCraftTf | ConceptFactorizer
 
 #: Maximum deviation of decode(u) from u @ bank + constant, relative to the norm of decode(u).
 _AFFINE_TOLERANCE = 1e-3
+
+
+def extractor_of(fitted: Any, name: str = "the extractor") -> Extractor:
+    """Return the extractor or factorizer that holds the concepts of an object.
+
+    For `DirectionPairs` it is a factorizer. ``name`` is the name of the object in error messages.
+
+    Raises
+    ------
+    TypeError
+        If the object holds no concepts.
+    ValueError
+        If it is a manager with a set of concepts for each class.
+    NotFittedError
+        If it is a manager that is not fitted.
+    """
+    if isinstance(fitted, DirectionPairs):
+        return DirectionPairsFactorizer.from_pairs(fitted)
+    if isinstance(fitted, CraftManagerTf):
+        if not getattr(fitted, "shared", False):
+            raise ValueError(
+                "the manager must have one set of concepts, not a set for each class: give one of "
+                "its craft_instances, or fit a manager with shared=True"
+            )
+        fitted = next(filter(is_fitted, fitted.craft_instances.values()), None)
+        if fitted is None:
+            raise NotFittedError("the manager is not fitted: call fit() first")
+    if isinstance(fitted, Extractor):
+        return fitted
+    raise TypeError(
+        f"{name} must be a ConceptLayer, DirectionPairs, a CraftTf, a HolisticCraftTf, a "
+        "ConceptFactorizer or a DirectionPairsManagerTf with shared pairs, not "
+        f"{type(fitted).__name__}"
+    )
+
+
+def own_split(extractor: Extractor) -> SplitModel | None:
+    """Return the halves of the network that an extractor was built on; None if it has none."""
+    split = getattr(extractor, "split", None)
+    if split is None and isinstance(extractor, CraftTf):
+        return SplitModel.of(extractor.input_to_latent_model, extractor.latent_to_logit_model)
+    return split
+
+
+def activations_of(extractor: Extractor, images: Array) -> Array | None:
+    """Return activations of images in an extractor's own network; None if it has no network."""
+    if isinstance(extractor, CraftTf):
+        return compute_activations(extractor.input_to_latent_model, images)
+    if isinstance(extractor, HolisticCraftTf):
+        return activations_of_latents(extractor.latent_extractor, images)
+    return None
+
+
+@dataclass(frozen=True, eq=False)
+class FittedConcepts:
+    """What `ConceptLayer` needs to know of fitted concepts; its attributes of the same names."""
+
+    encode: Callable[[Array], Array]
+    encode_shown: Callable[[Array], Array]
+    bank: Array
+    constant: Array
+    encoding: Array
+    decoding: Array | None
+    pairs: DirectionPairs | None
+
+
+def fitted_concepts(extractor: Extractor, affine: bool = True) -> FittedConcepts:
+    """Read the concepts of a fitted extractor or factorizer.
+
+    ``affine`` is whether decoding must be affine.
+
+    Raises
+    ------
+    NotFittedError
+        If it is not fitted.
+    ValueError
+        If decoding must be affine and is not.
+    """
+    if not is_fitted(extractor):
+        raise NotFittedError(f"this {type(extractor).__name__} is not fitted: call fit() first")
+    bank, factorizer = bank_of(extractor), factorizer_of(extractor)
+    encoding, decoding, pairs = bank, None, None
+    constant = np.zeros(bank.shape[1], np.float32)
+    if not isinstance(factorizer, ConceptFactorizer):  # Xplique's own CRAFT
+        encode: Callable[[Array], Array] = NMFEncoder(factorizer)
+        encode_shown = encode
+    else:
+        encode = factorizer.encode
+        encode_shown = shown_encoder(factorizer) or encode
+        origin = np.zeros((1, len(bank)), np.float32)
+        constant = np.asarray(factorizer.decode(origin), np.float32)[0]
+        if affine:
+            check_affine(factorizer, bank, constant)
+    if isinstance(factorizer, DirectionsFactorizer):
+        encoding = np.asarray(factorizer.encoding_directions, np.float32)
+        if factorizer.decoding_directions is not None:
+            decoding = np.asarray(factorizer.decoding_directions, np.float32)
+    if isinstance(factorizer, DirectionPairsFactorizer):
+        pairs = factorizer.pairs_
+    return FittedConcepts(encode, encode_shown, bank, constant, encoding, decoding, pairs)
 
 
 def factorizer_of(extractor: Extractor) -> Any:

@@ -47,8 +47,8 @@ class DirectionsFactorizer(ConceptFactorizer):
     number_of_concepts : int
         Number of concepts, I.
     decodes_affinely : bool, default=True
-        Whether ``decode(u) = u @ bank + constant``. Decoding then commutes with averaging over
-        positions.
+        Whether ``decode(u) = u @ bank + constant``. If so, the mean of decoded features over
+        positions is the decoded mean of the coefficients.
     """
 
     number_of_concepts: int
@@ -69,7 +69,7 @@ class DirectionsFactorizer(ConceptFactorizer):
 
     @property
     def requires_positive_activations(self) -> bool:
-        """Whether activations must not be negative; False unless a subclass overrides it."""
+        """Whether activations must not be negative: False for all extractors of this package."""
         return False
 
     def residual(self, activations: Array) -> Array:
@@ -90,9 +90,8 @@ class DirectionsFactorizer(ConceptFactorizer):
     def shown_coefficients(self, activations: Array) -> Array:
         """Compute the coefficients that plots show.
 
-        These are the coefficients of `encode`, with their signs; plots take negative ones for 0. A
-        subclass with detectors, whose coefficients can be positive where a concept is not detected,
-        overrides this method: they are 0 there.
+        These are the coefficients of `encode`, with their signs; plots draw negative ones as 0. In
+        subclasses with detectors, a coefficient is shown as 0 where its concept is not detected.
 
         Parameters
         ----------
@@ -117,9 +116,9 @@ class DirectionsFactorizer(ConceptFactorizer):
         Returns
         -------
         coefficients : ndarray of shape (P, I)
-            The coefficients of I concepts.
+            The coefficients of I concepts, as `encode` computes them.
         shown : ndarray of shape (P, I)
-            The coefficients that plots show.
+            The coefficients that plots show, as `shown_coefficients` computes them.
         """
         coefficients = self.encode(activations)
         if type(self).shown_coefficients is DirectionsFactorizer.shown_coefficients:
@@ -169,7 +168,7 @@ class AffineFactorizer(DirectionsFactorizer):
     number_of_concepts : int, default=20
         Number of concepts, I.
     random_state : int, optional
-        Seed.
+        Seed of all random numbers of `fit`. None draws a seed.
 
     Attributes
     ----------
@@ -208,9 +207,9 @@ class AffineFactorizer(DirectionsFactorizer):
         Parameters
         ----------
         activations : array-like of shape (P, D), or ActivationShards
-            Features at P positions with D channels. Shards are read file by file by the methods
-            that can learn so: PCA, K-Means, NMF, dictionary learning and the autoencoders. Only
-            the coefficients of all positions are then in memory.
+            Features at P positions with D channels. PCA, K-Means, NMF, dictionary learning and the
+            autoencoders read shards file by file, so that only the coefficients of all positions
+            are in memory; the other methods refuse them.
 
         Returns
         -------
@@ -326,9 +325,13 @@ class AffineFactorizer(DirectionsFactorizer):
         return u @ tf.constant(self.bank_, u.dtype) + tf.constant(self.constant_, u.dtype)
 
     def get_concept_bank(self) -> Array:
-        """Return a copy of the concept bank of I concepts in D channels, (I, D).
+        """Return a copy of the concept bank.
 
-        Row i is the change of the features for one unit of concept i's coefficient.
+        Returns
+        -------
+        bank : ndarray of shape (I, D)
+            For I concepts in D channels: row i is the change of the features for one unit of
+            concept i's coefficient.
 
         Raises
         ------

@@ -25,16 +25,16 @@ class RandomFactorizer(LinearFactorizer):
     """Random directions, the lowest baseline for other extractors.
 
     The I directions in D channels are orthonormal with uniformly random orientation; if I > D, they
-    are independent and of unit length. They are the rows of the concept bank B. Coefficients u of
-    features x are the least-squares solution of smallest norm of x − mean ≈ u B, with either sign;
-    decoding gives u B + mean.
+    are drawn independently from the unit sphere. They are the rows of the concept bank B.
+    Coefficients u of features x are signed: the least-squares solution of x − mean ≈ u B, of
+    several solutions that of smallest norm. Decoding gives u B + mean.
 
     Parameters
     ----------
     number_of_concepts : int, default=20
         Number of concepts, I. It may exceed the number of channels.
     random_state : int, optional
-        Seed of the directions.
+        Seed of the directions. None draws a seed.
     """
 
     def _learn(self, x: Array) -> tuple[Array, Array]:
@@ -47,12 +47,12 @@ class RandomFactorizer(LinearFactorizer):
 class NoLearningFactorizer(DirectionPairsFactorizer):
     """Direction pairs from a clustering, a baseline for learned direction pairs.
 
-    Filters point to the centroids of K-Means in the leading principal axes of the features, scaled
-    to unit variance (orthogonalised if there are at most as many concepts as axes), and biases let
-    each of the I concepts be detected on a share 1/I of the positions. Signal vectors are estimated
-    once from these detections, as `estimate_signals` does with "joint". No loss is minimised, and
-    the network is not used. Coefficients, concept bank and detections are those of
-    `DirectionPairsFactorizer`.
+    K-Means clusters the features along their leading principal axes, each scaled to unit variance.
+    The filter of each of the I concepts points to a centroid; if there are at most as many concepts
+    as axes, filters are made orthogonal. Its bias lets the concept be detected on a share 1/I of
+    the positions. Signal vectors are estimated once from these detections, as `estimate_signals`
+    does with "joint". No loss is minimised, and the network is not used. Coefficients, concept bank
+    and detections are computed from the pairs as in `DirectionPairsFactorizer`.
 
     Parameters
     ----------
@@ -60,8 +60,8 @@ class NoLearningFactorizer(DirectionPairsFactorizer):
         Number of concepts, I. It may exceed the number of channels.
     off : {"absent", "undecided"}, default="absent"
         What a coefficient of 0 means. "absent": the projection on the concept's filter is at most
-        at its mean over the positions where it is not detected. "undecided": if all coefficients
-        are 0, every detector is at its threshold.
+        its mean over the positions where the concept is not detected. "undecided": if all
+        coefficients are 0, every projection is at its concept's bias.
     random_state : int, optional
         Seed of the clustering. None draws a seed.
 
@@ -70,7 +70,7 @@ class NoLearningFactorizer(DirectionPairsFactorizer):
     pairs_ : DirectionPairs
         The pairs.
     history_ : None
-        There is no record of a learning.
+        Always None, because nothing is learned.
     """
 
     def __init__(
@@ -94,7 +94,8 @@ class NoLearningFactorizer(DirectionPairsFactorizer):
         Parameters
         ----------
         activations : ndarray of shape (N, *spatial, D)
-            Features of N images with D channels.
+            Features of N images with D channels; ``*spatial`` is (H, W) for maps, (T,) for tokens,
+            and empty for vectors.
         head : Head or None
             Ignored, because the network is not used.
         resume : str or os.PathLike, optional

@@ -34,8 +34,8 @@ class PCAFactorizer(LinearFactorizer):
     With the I axes as rows of V, features x have coefficients u = (x − mean) Vᵀ and are
     reconstructed as u V + mean. Of all affine maps to I dimensions and back, this one loses the
     least variance. Coefficients are signed: a component is one concept and is not split into a
-    positive and a negative one. A coefficient of 0 is the mean. By convention, the largest entry of
-    an axis (in absolute value) is positive.
+    positive and a negative one. If all coefficients are 0, features are the mean. By convention,
+    the largest entry of an axis (in absolute value) is positive.
 
     Parameters
     ----------
@@ -62,10 +62,11 @@ class PCAFactorizer(LinearFactorizer):
 class FastICAFactorizer(LinearFactorizer, IterativeFactorizer):
     """Independent components (Hyvärinen & Oja 2000), by scikit-learn's symmetric FastICA.
 
-    The features x are first projected on I principal axes and whitened. In x − mean ≈ A s, with
-    independent components s, the columns of the mixing matrix A are encoding directions, and the
-    rows of the unmixing matrix A⁺ are decoding directions. Columns of A are scaled to unit length,
-    so that the coefficients s have the units of the features. They are signed, and 0 at the mean.
+    The features x are first projected on I principal axes and scaled to unit variance along them.
+    In x − mean ≈ A s, with independent components s, the columns of the mixing matrix A are
+    encoding directions, and the rows of the unmixing matrix A⁺ are decoding directions. Columns of
+    A are scaled to unit length, so that the coefficients s have the units of the features.
+    Coefficients are signed, and all 0 where features are the mean.
     By convention, the largest entry of an encoding direction (in absolute value) is positive.
 
     Parameters
@@ -82,7 +83,7 @@ class FastICAFactorizer(LinearFactorizer, IterativeFactorizer):
     max_iter : int, default=1000
         Largest number of iterations. If the fit has not converged by then, a warning is issued.
     random_state : int, optional
-        Seed of the initial unmixing matrix.
+        Seed of the initial unmixing matrix. None draws a seed.
 
     Attributes
     ----------
@@ -132,16 +133,17 @@ class KMeansFactorizer(IterativeFactorizer):
     number_of_concepts : int, default=20
         Number of concepts, I.
     n_init : int, default=4
-        Number of clusterings from different initialisations (k-means++). The best one is kept.
+        Number of clusterings from different initialisations (k-means++). The one with the smallest
+        squared distances to the centroids is kept.
     tol : float, default=1e-4
         The fit has converged when the squared distances that the centroids move sum to at most this
         share of the channels' mean variance, as in `sklearn.cluster.KMeans`.
     max_iter : int, default=300
         Largest number of iterations. If the fit has not converged by then, a warning is issued.
-        Each iteration reads all files if `fit` is given shards, of which a sample of 20,000
-        positions is clustered first.
+        If `fit` is given shards, a sample of 20,000 positions is clustered first, and each
+        iteration after that reads all files.
     random_state : int, optional
-        Seed of the initialisations.
+        Seed of the initialisations. None draws a seed.
 
     Attributes
     ----------

@@ -28,9 +28,9 @@ logger = logging.getLogger("xplique_dirpairs")
 class DirectionPairsFactorizer(DirectionsFactorizer):
     """Encoding–decoding direction pairs (`learn_pairs`) as a factorizer for CRAFT.
 
-    Concept i has a filter w_i with a bias, which detects the concept in features x, and a signal
-    vector ŝ_i, along which features change with the concept. Features are coefficients @ concept
-    bank + residual.
+    Concept i has a filter w_i and a bias b_i, which detect the concept in features x where
+    ``wᵢᵀx > bᵢ``, and a signal vector ŝ_i, along which features change with the concept. Features
+    are ``coefficients @ bank + residual``, with the concept bank of `get_concept_bank`.
 
     Parameters
     ----------
@@ -42,15 +42,16 @@ class DirectionPairsFactorizer(DirectionsFactorizer):
         pairs without these terms, and a log message says so.
     map_shape : tuple of int, optional
         Spatial shape of the activations before they were flattened: ``(7, 7)`` for maps, ``(197,)``
-        for tokens, ``()`` for vectors.
+        for tokens, ``()`` for vectors. None: see ``latent_to_logit_model``.
     off : {"absent", "undecided"}, default="absent"
-        What a coefficient of 0 means. "absent": the projection wᵢᵀx is at most at its mean level
-        where the concept is not detected; coefficients are not negative. "undecided": all detectors
-        are at their thresholds; coefficients are signed.
+        What a coefficient of 0 means. "absent": the projection wᵢᵀx is at most its mean over the
+        positions where the concept is not detected; coefficients are not negative. "undecided": if
+        all coefficients are 0, every projection is at its bias; coefficients are signed.
     recipe : str or Recipe, default="default"
         What the learning minimises, and how: the ``recipe`` of `learn_pairs`.
     n_init : int, optional
-        Number of restarts, of which the best is kept. None: the number of the recipe.
+        Number of restarts, fits from different initial filters, of which the best is kept. None:
+        the number of the recipe, see `learn_pairs`.
     random_state : int, optional
         Seed of the learning. None draws a seed.
     verbose : int, default=0
@@ -86,8 +87,8 @@ class DirectionPairsFactorizer(DirectionsFactorizer):
             Pairs that were learned elsewhere, or loaded from a file.
         off : {"absent", "undecided"}, default="absent"
             What a coefficient of 0 means. "absent": the projection on the concept's filter is at
-            most at its mean over the positions where it is not detected. "undecided": if all
-            coefficients are 0, every detector is at its threshold.
+            most its mean over the positions where the concept is not detected. "undecided": if all
+            coefficients are 0, every projection is at its concept's bias.
 
         Returns
         -------
@@ -121,7 +122,7 @@ class DirectionPairsFactorizer(DirectionsFactorizer):
         concept_bank_w : ndarray of shape (I, D)
             Concept bank: the change of the features for one unit of each concept's coefficient.
         coeffs_u : ndarray of shape (P, I)
-            Coefficients of the activations.
+            Coefficients of the I concepts at the P positions.
 
         Raises
         ------
@@ -149,10 +150,11 @@ class DirectionPairsFactorizer(DirectionsFactorizer):
         Parameters
         ----------
         activations : ndarray of shape (N, *spatial, D)
-            Features of N images with D channels.
+            Features of N images with D channels; ``*spatial`` is (H, W) for maps, (T,) for tokens,
+            and empty for vectors.
         head : Head or None
-            The rest of the network, for the loss terms that evaluate it. None: pairs are learned
-            without these terms.
+            The rest of the network, for the loss terms that evaluate the network. None: pairs are
+            learned without these terms.
         resume : str or os.PathLike, optional
             Folder in which the state of the fit is saved after every epoch, and from which a fit
             with the same settings is continued. None: nothing is saved.
@@ -259,7 +261,7 @@ class DirectionPairsFactorizer(DirectionsFactorizer):
         return pairs.combine(coefficients, off=self.off)
 
     def detect(self, activations: Array) -> Array:
-        """Compute how surely each concept is detected, sigmoid(wᵢᵀx − b_i) for features x.
+        """Compute how surely each concept is detected, σ(wᵢᵀx − bᵢ) with the logistic sigmoid σ.
 
         Parameters
         ----------
@@ -284,9 +286,9 @@ class DirectionPairsFactorizer(DirectionsFactorizer):
     def shown_coefficients(self, activations: Array) -> Array:
         """Compute the coefficients that plots show, which are 0 where the concept is not detected.
 
-        With ``off="absent"`` a coefficient is positive wherever the projection on the filter is
-        above its mean over positions without the concept; detection asks for more. Negative
-        coefficients are shown as 0.
+        With ``off="absent"``, a coefficient is positive wherever the projection on the filter is
+        above its mean over positions without the concept, while the concept is only detected where
+        it is above the bias. Negative coefficients (``off="undecided"``) are shown as 0.
 
         Parameters
         ----------
@@ -319,12 +321,21 @@ class DirectionPairsFactorizer(DirectionsFactorizer):
         return coefficients, np.maximum(coefficients, 0.0) * (detections > 0.5)
 
     def get_concept_bank(self) -> Array:
-        """Return a copy of the concept bank of I concepts in D channels, (I, D).
+        """Return a copy of the concept bank.
 
-        Row i is the change of the features for one unit of concept i's coefficient. For
-        ``off="absent"`` it is the combination of signal vectors that changes the projection on
-        filter i by 1 and those on the other filters by 0 (nearly, if the pairs are
-        ill-conditioned); for "undecided", the unit signal vector.
+        Returns
+        -------
+        bank : ndarray of shape (I, D)
+            For I concepts in D channels: row i is the change of the features for one unit of
+            concept i's coefficient. For ``off="absent"`` it is the combination of signal vectors
+            that changes the projection on filter i by 1 and those on the other filters by 0
+            (nearly, if ``pairs_.condition_number`` is above 30); for "undecided", it is the unit
+            signal vector.
+
+        Raises
+        ------
+        NotFittedError
+            If the factorizer is not fitted.
         """
         return self._fitted().bank(self.off).copy()
 
@@ -346,7 +357,7 @@ class DirectionPairsFactorizer(DirectionsFactorizer):
 
     @property
     def is_fitted(self) -> bool:
-        """Whether there are pairs, by `fit`, `fit_maps` or `from_pairs`."""
+        """Whether there are pairs, because `fit`, `fit_maps` or `from_pairs` was called."""
         return hasattr(self, "pairs_")
 
     def _fitted(self) -> DirectionPairs:

@@ -50,12 +50,16 @@ class NMFFactorizer(IterativeFactorizer):
         Number of concepts, I. It may exceed the number of channels.
     tol : float, default=1e-4
         The fit has converged when the projected gradient is below this share of that of the first
-        iteration, as in `sklearn.decomposition.NMF`.
+        iteration, as in `sklearn.decomposition.NMF`. If `fit` is given shards, from which
+        `sklearn.decomposition.MiniBatchNMF` learns, the fit has instead converged when a pass over
+        all files changes W by at most 1 % (Frobenius norm).
     max_iter : int, default=1000
-        Largest number of iterations. If the fit has not converged by then, a warning is issued.
+        Largest number of iterations; with shards, of passes over all files. If the fit has not
+        converged by then, a warning is issued.
     random_state : int, optional
         Seed of the initialisation: NNDSVD, a non-negative singular value decomposition, with zeros
-        replaced by the mean; random for one concept or for more concepts than channels.
+        replaced by the mean; random for one concept or for more concepts than channels. None draws
+        a seed.
 
     Attributes
     ----------
@@ -122,7 +126,7 @@ class SemiNMFFactorizer(IterativeFactorizer):
     max_iter : int, default=500
         Largest number of iterations. If the fit has not converged by then, a warning is issued.
     random_state : int, optional
-        Seed of K-Means.
+        Seed of K-Means. None draws a seed.
 
     Attributes
     ----------
@@ -173,13 +177,13 @@ class DictionaryLearningFactorizer(IterativeFactorizer):
     atoms, have unit length and any sign. At each position the coefficients minimise
     ½‖x − mean − u W‖² + ``penalty_`` Σ_i u_i. ``transform`` of
     `sklearn.decomposition.MiniBatchDictionaryLearning`, with ``"lasso_cd"`` and
-    ``positive_code=True``, approximates them; here they are exact. The penalty makes them smaller
-    than those of least squares. ``decoding_directions`` is None, because coefficients are not
-    computed by linear filters.
+    ``positive_code=True``, approximates this minimum; here it is exact. The penalty makes
+    coefficients smaller than those of least squares. ``decoding_directions`` is None, because
+    coefficients are not computed by linear filters.
 
-    scikit-learn does not subtract the mean. Positive coefficients then describe the features
-    themselves and not how they differ from the mean, which suits features after a ReLU; but where
-    the mean is large, most atoms point along it.
+    scikit-learn does not subtract the mean. Without subtracting it, positive coefficients describe
+    the features themselves and not how they differ from the mean, which suits features after a
+    ReLU; but where the mean is large, most atoms point along it.
 
     Parameters
     ----------
@@ -194,14 +198,16 @@ class DictionaryLearningFactorizer(IterativeFactorizer):
         off. If False, the mean in the formulas above is replaced by 0, as in scikit-learn.
     tol : float, default=1e-4
         The fit has converged when a mini-batch changes W by at most I times this (Frobenius norm),
-        or when ten mini-batches in a row do not lower the smoothed objective, as in scikit-learn,
-        whose default of 1e-3 is often met after the first iteration.
+        or when ten mini-batches in a row do not lower the smoothed objective, as in scikit-learn
+        (where the default ``tol`` of 1e-3 is often met after the first iteration). If `fit` is
+        given shards, the fit has instead converged when a pass over all files changes W by at most
+        1 % (Frobenius norm).
     max_iter : int, default=1000
         Largest number of iterations, each over all positions. If the fit has not converged by then,
         a warning is issued.
     random_state : int, optional
         Seed of the initialisation, of the order of the positions, and of the positions that replace
-        unused atoms.
+        unused atoms. None draws a seed.
 
     Attributes
     ----------
@@ -210,7 +216,7 @@ class DictionaryLearningFactorizer(IterativeFactorizer):
     converged_ : bool
         Whether the fit has converged.
     n_iter_ : int
-        Number of iterations; one that was begun counts.
+        Number of iterations, with an iteration that was begun but not finished counted as one.
     """
 
     alpha: float = 1.0

@@ -333,24 +333,27 @@ class AutoencoderHistory:
     Attributes
     ----------
     losses : dict of str to list of float
-        Means over the steps of every epoch of "objective", "reconstruction" (share of the variance
-        that is lost) and "auxiliary". `TopKFactorizer` starts with a k of I, so the reconstruction
-        gets worse in the first half, while k falls.
+        Name of a loss → its mean over the steps of each epoch. "reconstruction" is the share of the
+        variance that is lost, "auxiliary" the share that is lost when concepts that have stopped
+        firing reconstruct what the others miss (0 if there are none), and "objective" is
+        reconstruction + auxiliary/32.
+        `TopKFactorizer` begins with k = I, so the reconstruction gets worse in the first half of
+        the training, while k falls.
     l0 : list of float
         Mean number of concepts that fire at a position, in every epoch.
     dead_share : list of float
-        Share of the concepts that did not fire during the last epoch, for every epoch.
+        For every epoch, the share of the I concepts that did not fire at any of its positions.
     occupancy : ndarray of shape (I,)
         Share of the positions at which each concept fires.
     final_r2 : float
         R² of the reconstruction of all positions.
     start_r2 : list of float, default=[]
-        Final R² of every start. The best one is kept.
+        Final R² of every start (training from other initial atoms). The best start is kept.
     agreeing : list of int, default=[]
         For every start, the number of its atoms that the kept dictionary has, too (cosine above
         0.95). It is I for the start that was kept.
     cut_short : list of str, default=[]
-        Reasons why the training stopped early: NaN or Ctrl-C. Empty if it did not.
+        Sentences that tell why the training stopped early: NaN or Ctrl-C. Empty if it did not.
     interrupted : bool, default=False
         Whether Ctrl-C stopped the training. Loops over several fits should then stop, too.
     seconds : float, default=0.0
@@ -386,8 +389,12 @@ class AutoencoderHistory:
     def problems(self) -> list[str]:
         """Return problems that affect how far the result can be trusted, one sentence each.
 
-        They are: a training that stopped early, more than a tenth of the concepts that never fire,
-        and an R² below 0.998 with atoms that no other start has found.
+        Returns
+        -------
+        problems : list of str
+            A sentence if the training stopped early, one if more than a tenth of the concepts never
+            fire, and one if, after several starts, the best has an R² below 0.998 and no other has
+            found nine tenths of its atoms. Empty if there is no problem.
         """
         problems = list(self.cut_short)
         if len(self.dead) > _MANY_DEAD * len(self.occupancy):
@@ -408,13 +415,20 @@ class AutoencoderHistory:
 
     @property
     def confirmed_atoms(self) -> int | None:
-        """Largest number of atoms that one other start has, too; None after a single start."""
+        """Largest number of the kept atoms that one other start found; None after one start."""
         if len(self.agreeing) < 2:
             return None
         return sorted(self.agreeing)[-2]
 
     def summary(self) -> str:
-        """Return a summary of a few lines."""
+        """Return the history as a few lines of text, for a terminal or a notebook.
+
+        Returns
+        -------
+        summary : str
+            Duration, R², mean number of concepts that fire at a position, number of concepts that
+            never fire, and a line for each problem.
+        """
         result = (
             f"{len(self.l0)} epochs ({self.seconds:.1f} s): R² {self.final_r2:.3f}, "
             f"{self.final_l0:.2f} concepts per position, {len(self.dead)} dead"

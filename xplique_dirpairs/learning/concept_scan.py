@@ -22,7 +22,8 @@ from xplique_dirpairs.learning.features import Features, as_features
 from xplique_dirpairs.learning.history import History, LearningWarning
 from xplique_dirpairs.learning.learner import learn_pairs
 from xplique_dirpairs.learning.number_of_concepts import SkewnessCount
-from xplique_dirpairs.learning.recipe import Recipe, get_recipe
+from xplique_dirpairs.learning.presets import get_recipe
+from xplique_dirpairs.learning.recipe import Recipe
 from xplique_dirpairs.metrics.dictionary import stability_of
 from xplique_dirpairs.models.head import Head, check_head
 from xplique_dirpairs.pairs import WELL_CONDITIONED, DirectionPairs
@@ -45,10 +46,11 @@ class ScannedNumber:
     fits : int, default=0
         Number of fits that ran to their end.
     signal_stability : float, default=nan
-        Concepts of two fits are matched one to one: absolute cosine of their signal vectors,
-        averaged over concepts and pairs of fits, in [0, 1]; NaN with fewer than two fits.
+        How well signal vectors come back: the absolute cosine of the signal vectors of two fits,
+        whose concepts are matched one to one, averaged over concepts and pairs of fits. In [0, 1];
+        NaN with fewer than two fits.
     filter_stability : float, default=nan
-        The same for filters.
+        The same for filters in place of signal vectors.
     occupancy_min : float, default=nan
         Smallest share of positions on which a concept is detected, in units of 1/I.
     occupancy_median : float, default=nan
@@ -58,16 +60,17 @@ class ScannedNumber:
     duplicates : float, default=nan
         Number of pairs of concepts that are detected at the same positions (IoU above 0.8).
     sparsity : float, default=nan
-        Final sparsity loss L^s, the mean entropy of the detections at a position, divided by its
-        largest value log2 I, so that it can be compared across I. NaN if the recipe's last stage
-        does not compute L^s, and for I = 1.
+        Final sparsity loss L^s, the mean entropy of the detections at a position in bits, divided
+        by its largest value log2 I, so that it can be compared across I. NaN if the recipe's last
+        stage does not compute L^s, and for I = 1.
     objective : float, default=nan
-        Final objective of the last stage. It grows with I, because some losses are in bits.
+        Final objective of the last stage, the weighted sum of its losses. It grows with I, because
+        some losses are entropies of up to log2 I bits, and is not comparable across I.
     condition_number : float, default=nan
-        Condition number of the scalar products of unit filters and signal vectors, the largest of
-        all fits.
+        Condition number of the (I, I) matrix of scalar products of unit filters and signal vectors,
+        the largest of all fits.
     seconds : float, default=nan
-        Wall time of one fit.
+        Mean wall time of a fit in seconds.
     problems : tuple of str, default=()
         What `History.problems` returned for the fits, without repetitions.
     error : str, optional
@@ -93,8 +96,8 @@ class ScannedNumber:
     def is_sound(self) -> bool:
         """Whether all fits ended and found the same, distinct concepts that are really detected.
 
-        Both stabilities are at least 0.98, no concept is dead or a duplicate, and the condition
-        number is at most 30.
+        True if both stabilities are at least 0.98, no concept is dead or a duplicate in any fit,
+        the condition number is at most 30, and no fit is missing.
         """
         return (
             min(self.signal_stability, self.filter_stability) >= _STABLE
@@ -120,11 +123,12 @@ class ConceptScan:
     interrupted: bool = False
 
     def rows(self) -> list[dict[str, Any]]:
-        """Return the entries as dictionaries, for a table.
+        """Return the measures as dictionaries, for a table.
 
         Returns
         -------
         rows : list of dict
+            For each number of concepts, name of an attribute of `ScannedNumber` → its value.
         """
         return [asdict(entry) for entry in self.numbers]
 
@@ -132,7 +136,8 @@ class ConceptScan:
     def suggested(self) -> int | None:
         """The largest sound number if a larger one was tried and is not sound, None otherwise.
 
-        Sound (`ScannedNumber.is_sound`) is a number with which all fits find the same concepts.
+        A number is sound if all fits with it find the same, distinct concepts that are really
+        detected (`ScannedNumber.is_sound`).
         """
         return self._suggestion()[0]
 
@@ -142,18 +147,20 @@ class ConceptScan:
         return self._suggestion()[1]
 
     def plot(self, count: SkewnessCount | None = None, title: str = "") -> Figure:
-        """Plot a panel for each measure.
+        """Plot each measure over the number of concepts, one panel for each.
 
         Parameters
         ----------
         count : SkewnessCount, optional
-            Result of `count_skewed_sources`, whose skewnesses are plotted in another panel.
+            Result of `count_skewed_sources`, whose skewnesses are plotted in another panel. None:
+            there is no such panel.
         title : str, default=""
             Title above the suggested number.
 
         Returns
         -------
         figure : matplotlib.figure.Figure
+            The figure, which is not shown.
         """
         suggested, reason = self._suggestion()
         number = "cannot tell" if suggested is None else suggested

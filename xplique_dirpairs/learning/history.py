@@ -47,7 +47,7 @@ class History:
     Attributes
     ----------
     recipe : str
-        Name of the recipe that was used in the end.
+        Name of the recipe of the result. ``notes`` tell whether and why the fit changed to it.
     stages : dict of str to dict of str to list of float
         By name of the stage and of the loss: the loss in every epoch, of the restart that was kept.
         "objective" is the weighted sum of the losses, with the penalties of constraints.
@@ -64,13 +64,14 @@ class History:
         Condition number of the (I, I) matrix of scalar products of unit filters and signal vectors,
         at least 1. Above 30, switching one concept off changes others a little.
     surplus : list of int, default=[]
-        Concepts that are detected hardly more often than L^ic demands of every concept. They stand
-        for nothing in the data.
+        Concepts, other than dead ones, that are detected on less than 1.5 τ/I of the positions,
+        where τ/I is the activity that the loss L^ic demands of every concept. They stand for
+        nothing in the data. Always empty for recipes without an ``otherwise``, such as "soft".
     missing : list of int, default=[]
         Concepts that were not found again in any other restart (fit from other initial filters);
         empty with fewer than three restarts.
     cut_short : list of str, default=[]
-        Stages that did not run to their end, with the reason: NaN or Ctrl-C.
+        Sentences that name the stages that did not run to their end, and why: NaN or Ctrl-C.
     doubts : list of str, default=[]
         Reasons why detections and signal vectors may be unreliable, such as outlier images, or
         features that do not follow the paper's model of signals and distractors.
@@ -79,10 +80,10 @@ class History:
     notes : list of str, default=[]
         Decisions that were taken during the fit, such as a change to another recipe.
     seconds : dict of str to float, default={}
-        Wall time of each stage.
+        Name of a stage → its wall time in seconds.
     restarts : list of float, default=[]
-        For each restart that was learned to the end, its objective plus ten times its violations.
-        The pairs are those of the restart with the smallest value.
+        For each restart that was learned to the end, its final objective plus ten times its
+        violations of constraints. The pairs are those of the restart with the smallest value.
     """
 
     recipe: str
@@ -107,9 +108,9 @@ class History:
         Returns
         -------
         problems : list of str
-            One sentence for each: stages that were cut short, doubts, dead, duplicate, surplus and
-            missing concepts, violations of the last stage, concepts that are detected on most
-            positions, and a condition number above 30.
+            A sentence for each stage that was cut short, each doubt, each bound that the last stage
+            violates, and for the dead, duplicate, surplus and missing concepts, for concepts that
+            are detected on more than half of the positions, and for a condition number above 30.
         """
         messages = [*self.cut_short, *self.doubts]
         if self.dead:
@@ -141,12 +142,13 @@ class History:
     def summary(self) -> str:
         """Return the history as a few lines of text, for a terminal or a notebook.
 
-        They hold the duration and final losses of each stage, the range of the occupancy, the
-        condition number, notes and problems.
+        The lines hold the duration and final losses of each stage, the smallest and the largest
+        occupancy, the condition number, the notes and the problems.
 
         Returns
         -------
         summary : str
+            Lines separated by newline characters.
         """
         lines = []
         for name, losses in self.stages.items():

@@ -1,13 +1,12 @@
 """Learn direction pairs from activations: `learn_pairs` and the life of a fit around its stages.
 
-Each stage maps the state of a fit to the next state (`stage.stage_run`). This module creates the
-first state, saves it after every epoch, handles Ctrl-C, keeps several workers in step, checks the
-result and turns the last state into direction pairs.
+Each stage maps the state of a fit to the next state (`stage.stage_run`). `initialisation` creates
+the first state, and `completion` turns the last one into direction pairs. This module saves the
+state after every epoch, handles Ctrl-C and keeps several workers in step.
 """
 
 from __future__ import annotations
 
-import logging
 import os
 from dataclasses import replace
 
@@ -21,44 +20,18 @@ from xplique_dirpairs.core.validation import check_integer, check_random_state
 from xplique_dirpairs.data.devices import as_on_chief, check_alike, check_strategy, is_chief
 from xplique_dirpairs.data.shards import ActivationShards
 from xplique_dirpairs.learning.checkpoint import PROBES, Checkpoint, Fingerprint
-from xplique_dirpairs.learning.coordinates import CONSTANT, Moments, rank_of_signal
+from xplique_dirpairs.learning.completion import complete_fit
+from xplique_dirpairs.learning.coordinates import CONSTANT, Moments
 from xplique_dirpairs.learning.features import as_features
-from xplique_dirpairs.learning.history import (
-    MORE_THAN_DIMENSIONS,
-    History,
-    LearningWarning,
-    find_doubts,
-    find_problems,
-    share_of_returns,
-)
-from xplique_dirpairs.learning.recipe import SPARSE, Recipe, get_recipe
-from xplique_dirpairs.learning.signals import MeasuredPairs, measure_pairs
-from xplique_dirpairs.learning.sparse import follows_the_model
+from xplique_dirpairs.learning.history import History, LearningWarning
+from xplique_dirpairs.learning.initialisation import begin_fit, hand_over
+from xplique_dirpairs.learning.outliers import leave_out_far
+from xplique_dirpairs.learning.presets import get_recipe
+from xplique_dirpairs.learning.recipe import Recipe
 from xplique_dirpairs.learning.stage import stage_run
-from xplique_dirpairs.learning.starts import (
-    count_maxima,
-    distinct_images,
-    leave_out_far,
-    make_start,
-    positions_for,
-)
-from xplique_dirpairs.learning.state import Detectors, FitState, Problem
+from xplique_dirpairs.learning.state import FitState, Problem
 from xplique_dirpairs.models.head import Head, check_head
 from xplique_dirpairs.pairs import DirectionPairs
-
-logger = logging.getLogger("xplique_dirpairs")
-
-#: Number of sampled positions in which skewed sources are counted.
-_ASKED = 25_000
-#: Largest share of duplicate images that is accepted without a warning.
-_COPIES = 0.1
-#: A concept whose share of detections is below this multiple of τ/I, the share that L^ic demands,
-#: is surplus [measured: surplus concepts (one or two too many) have 1.0 times τ/I; under Zipf's law
-#: the rarest of 64 concepts has 2.1 times τ/I].
-_DEMANDED = 1.5
-#: Relative excess over a bound that is tolerated, because an augmented Lagrangian ends close to the
-#: bound, on either side of it.
-_BROKEN = 0.01
 
 
 def learn_pairs(
@@ -90,18 +63,20 @@ def learn_pairs(
         The rest of the network, from the layer to the class scores. None: the terms of the
         objective that evaluate the network (L^uur and L^cur in the paper) are left out.
     recipe : str or Recipe, default="default"
-        What the stages of the learning minimise, and how. "default" is for features that are
-        concepts plus noise; where the features are not, as in most real networks, it goes on as
-        "soft", whose detectors are less sharp; where they are rare concepts, any number of them at
-        a position, as "sparse". "constrained" is for small networks and few concepts;
-        "paper-deep" and "paper-synthetic" are the paper's own, slow settings; "uibe" and "cbe" are
-        its predecessors.
+        What the stages of the learning minimise, and how. "default" suits features that are a sum
+        of concepts, of distractors (variation that belongs to no concept) and of noise. Where they
+        are not, it is replaced by "sparse" if concepts are rare and any number of them is at a
+        position, and otherwise, as in most real networks, by "soft", whose detections rise less
+        steeply at their thresholds. "constrained"
+        is for small networks and few concepts; "paper-deep" and "paper-synthetic" are the paper's
+        own, slow settings; "uibe" and "cbe" are the methods that preceded the paper's.
     n_init : int, optional
-        Number of restarts, which are learned side by side, each to the end. The restart with the
-        smallest objective plus ten times its constraint violations is kept;
-        `DirectionPairs.recurrence` is the share of the other restarts in which each of its concepts
-        was found again. None: the number of the recipe (8 for "constrained", 1 for most others; for
-        "default", as many as are cheap, up to 8).
+        Number of restarts: fits from different initial filters, learned side by side, each to the
+        end. The restart with the smallest objective plus ten times its constraint violations is
+        kept; `DirectionPairs.recurrence` is the share of the other restarts in which each of its
+        concepts was found again. None: the number of the recipe (8 for "constrained", 1 for most
+        others). "default" then begins with up to 8, the fewer the longer a step takes, and drops
+        the worse half after each stage.
     random_state : int, optional
         Seed. The same seed on the same machine gives the same pairs; None draws a random seed.
     verbose : int, default=1
@@ -113,16 +88,16 @@ def learn_pairs(
     Returns
     -------
     pairs : DirectionPairs
-        Filters, biases and signal vectors of the I concepts, for the activations as given.
+        Filters, biases and signal vectors of the I concepts, in the units of ``activations``.
     history : History
-        Losses of every epoch, decisions and problems of the fit.
+        Losses of every epoch, changes of the recipe, and problems of the result.
 
     Notes
     -----
     Ctrl-C ends the learning and keeps what was learned so far: the returned pairs are complete, and
     `History.interrupted` is True. KeyboardInterrupt is raised if nothing has been learned yet, or
-    if Ctrl-C is pressed again while the pairs are completed. A fit continued from ``resume`` may
-    also raise it before its first new step: its state is still in the folder.
+    if Ctrl-C is pressed again while signal vectors are computed at the end. A fit that continues
+    from ``resume`` may also raise it before its first new step; the saved state is not lost.
 
     Warns
     -----
@@ -138,6 +113,14 @@ def learn_pairs(
         positive integer; if there is no such recipe; if the head is not a Head, or expects
         activations of another shape; if ``resume`` cannot be written to, or holds the state of
         another fit.
+
+    Examples
+    --------
+    >>> split = split_model(model, "last_conv")
+    >>> activations = split.input_to_latent_model.predict(images)
+    >>> pairs, history = learn_pairs(activations, 12, head=split.head, random_state=0)
+    >>> print(history.summary())
+    >>> detections = pairs.detect(activations)  # (N, H, W, 12)
     """
     recipe = get_recipe(recipe)
     if n_init is not None:
@@ -184,7 +167,7 @@ def learn_pairs(
         checkpoint = Checkpoint(folder, settings, problem.agree(fingerprint))
     with quiet():
         state = _learned(problem, recipe, generator, checkpoint)
-        pairs, history = _finished(problem, state)
+        pairs, history = complete_fit(problem, state)
     if checkpoint is not None and checkpoint.failure is not None:
         history.notes.append(checkpoint.failure)
     if problems := history.problems():
@@ -255,291 +238,3 @@ def _stage_kept_alive(problem: Problem, state: FitState, checkpoint: Checkpoint 
                 if checkpoint is not None:
                     checkpoint.save(run.state)
         return run.result(block.interrupted)
-
-
-# ------------------------------------------------------------------ beginning
-
-
-def begin_fit(problem: Problem, recipe: Recipe, generator: np.random.Generator) -> FitState:
-    """Return the state of a fit before its first stage: the recipe and the initial detectors.
-
-    Parameters
-    ----------
-    problem : Problem
-        Features and settings of the fit.
-    recipe : Recipe
-        The requested recipe; the state has its alternative if that suits the features better.
-    generator : numpy.random.Generator
-        Source of all random numbers of the fit.
-
-    Returns
-    -------
-    state : FitState
-    """
-    state = FitState(recipe, generator.bit_generator.state)
-    if problem.head is None:
-        state = _noted(state, "no head was given: the network terms are left out")
-    if recipe.otherwise and _is_sparse(problem):
-        note = "concepts are rare and independent of one another: recipe 'sparse'"
-        sparse = _started(problem, replace(_noted(state, note), recipe=SPARSE))
-        if sparse.clear_start:
-            return sparse
-    if recipe.otherwise and rank_of_signal(problem.moments, problem.number_of_concepts) is None:
-        axes = problem.coordinates("whitened").axes
-        reason = "the spectrum of the features has no floor of noise"
-        if axes < problem.number_of_concepts:
-            reason = f"{MORE_THAN_DIMENSIONS} {axes} dimensions"
-        state = _switched(state, reason)
-    return _started(problem, state)
-
-
-def _is_sparse(problem: Problem) -> bool:
-    """Return whether the features follow the model of sparse concepts."""
-    coordinates, rng = problem.coordinates("whitened"), np.random.default_rng(0)
-    sample = problem.features.sample(coordinates, positions_for(problem.number_of_concepts), rng)
-    return bool(problem.agree(np.array(follows_the_model(sample, rng))))
-
-
-def hand_over(problem: Problem, state: FitState) -> FitState:
-    """Return the state unchanged, or the first state of the recipe's alternative.
-
-    A recipe with an alternative (`Recipe.otherwise`) is replaced after its first stage if positions
-    carry overlapping concepts and the initial detectors did not stand out clearly.
-
-    Parameters
-    ----------
-    problem : Problem
-        Features and settings of the fit.
-    state : FitState
-        The state after a stage.
-
-    Returns
-    -------
-    state : FitState
-    """
-    recipe = state.recipe
-    if state.number != 1 or recipe.otherwise is None or state.clear_start:
-        return state
-    entropy = float(np.nanmin(state.records[recipe.stages[0].name][-1]["s"]))
-    if entropy <= recipe.clear_below:
-        return state
-    reason = f"positions carry overlapping concepts (L^s {entropy:.2f} bits)"
-    return _started(problem, _switched(state, reason))
-
-
-def _noted(state: FitState, note: str) -> FitState:
-    """Return the state with a note for the user, which is logged too."""
-    logger.info(note)
-    return replace(state, notes=(*state.notes, note))
-
-
-def _switched(state: FitState, reason: str) -> FitState:
-    """Return a new state for the recipe's alternative, with a note that states the reason."""
-    other = state.recipe.otherwise
-    assert other is not None
-    state = _noted(state, f"{reason}: recipe {other.name!r}")
-    return FitState(
-        other,
-        state.generator,
-        notes=state.notes,
-        cut_short=state.cut_short,
-        seconds=state.seconds,
-        switches=state.switches + 1,
-    )
-
-
-def _started(problem: Problem, state: FitState) -> FitState:
-    """Return the state with the initial detectors of R restarts, in raw coordinates."""
-    recipe, concepts = state.recipe, problem.number_of_concepts
-    coordinates = problem.coordinates(recipe.coordinates_of(0))
-    if concepts > coordinates.axes and recipe.start != "sparse":
-        note = f"{concepts} concepts, but features vary in {coordinates.axes} dimensions"
-        state = _noted(state, f"{note}: the surplus ones start at random")
-    rng = state.random_generator()
-    generators = [rng] * problem.restarts(recipe)
-    if recipe.start in ("consensus", "sparse"):  # these must not depend on the seed
-        generators = [np.random.default_rng(restart) for restart in range(len(generators))]
-    starts = []
-    for generator in generators:
-        sample = problem.features.sample(coordinates, positions_for(concepts), generator)
-        start = make_start(recipe.start, sample, concepts, generator, coordinates.backward)
-        starts.append(problem.agree(start))
-    per_position = int(np.median([start.per_position for start in starts]))
-    if per_position > 1:
-        state = _noted(state, f"positions carry {per_position} concepts each: L^s allows that many")
-    found = starts[0].found
-    if found is not None and found > concepts:
-        state = _noted(state, f"about {found} concepts were found, of which {concepts} are learned")
-    if found is not None and found < concepts:
-        doubt = f"only {found} distinct concepts were found: others of the {concepts} are random"
-        state = replace(state, doubts=(*state.doubts, doubt))
-    clear = any(start.clear for start in starts)
-    if found is not None and not clear:
-        doubt = (
-            "many filters became equal: the concepts are not rare and independent of one another"
-        )
-        state = replace(state, doubts=(*state.doubts, doubt))
-    filters = coordinates.filters_to_raw(np.stack([start.filters for start in starts]))
-    signals = None
-    if not recipe.stages and starts[0].signals is not None:
-        signals = coordinates.signals_to_raw(np.stack([start.signals for start in starts]))
-    return replace(
-        state,
-        generator=rng.bit_generator.state,
-        detectors=Detectors(filters, np.stack([start.thresholds for start in starts]), signals),
-        clear_start=clear,
-        per_position=per_position,
-    )
-
-
-# ------------------------------------------------------------------ ending
-
-
-def _finished(problem: Problem, state: FitState) -> tuple[DirectionPairs, History]:
-    """Return the pairs of the best restart and the history of the fit."""
-    measured, state = _measured(problem, state)
-    pairs, missing, best = measured.pairs, [], state.best
-    if len(state.detectors.filters) > 1:
-        recurrence = share_of_returns(state.detectors.filters, best, problem.moments.covariance)
-        if len(state.detectors.filters) > 2:
-            missing = np.flatnonzero(recurrence == 0.0).tolist()
-        pairs = replace(pairs, recurrence=recurrence)
-    dead, duplicates = find_problems(pairs, measured.occupancy, measured.overlaps)
-    return pairs, History(
-        recipe=state.recipe.name,
-        stages={
-            name: {loss: [float(epoch[loss][best]) for epoch in epochs] for loss in epochs[0]}
-            for name, epochs in state.records.items()
-            if epochs
-        },
-        violations={
-            stage.name: {
-                loss: float(excess[best])
-                for loss, excess in state.violations[stage.name].items()
-                if excess[best] > _BROKEN * stage.constraints[loss]
-            }
-            for stage in state.recipe.stages
-            if stage.name in state.violations
-        },
-        occupancy=measured.occupancy,
-        dead=dead,
-        duplicates=duplicates,
-        surplus=[concept for concept in measured.surplus if concept not in dead],
-        missing=missing,
-        condition_number=pairs.condition_number,
-        cut_short=list(state.cut_short),
-        doubts=check_fit(problem, state, measured),
-        interrupted=state.interrupted,
-        notes=list(state.notes),
-        seconds=state.seconds,
-        restarts=state.values.tolist(),
-    )
-
-
-def _measured(problem: Problem, state: FitState) -> tuple[MeasuredPairs, FitState]:
-    """Return the completed pairs of the best restart; one Ctrl-C repeats the computation."""
-    recipe, best, detectors = state.recipe, state.best, state.detectors
-    signals: Array | str = recipe.estimator
-    if detectors.signals is not None:
-        signals = detectors.signals[best]
-    arguments = (
-        problem.features,
-        problem.moments,
-        detectors.filters[best],
-        detectors.centred_biases[best],
-        signals,
-        problem.coordinates(recipe.coordinates_of(-1)),
-        _DEMANDED * recipe.stages[-1].tau if recipe.is_sharp else 0.0,
-    )
-    measured = None
-    with KeepOnInterrupt(lambda: not state.interrupted) as block:
-        measured = measure_pairs(*arguments)
-    if block.interrupted:
-        state = replace(state, interrupted=True)
-        state = _noted(state, "interrupted while completing the pairs: they were computed again")
-        measured = measure_pairs(*arguments)
-    assert measured is not None
-    return replace(measured, pairs=problem.agree(measured.pairs)), state
-
-
-def check_fit(problem: Problem, state: FitState, measured: MeasuredPairs) -> list[str]:
-    """Return the reasons why the directions of a fit may be unreliable, as sentences.
-
-    Recipes with sharp detectors are checked more closely than those with soft detectors, whose
-    thresholds claim less.
-
-    Parameters
-    ----------
-    problem : Problem
-        Features and settings of the fit.
-    state : FitState
-        The state after the last stage.
-    measured : MeasuredPairs
-        Pairs and detections of the best restart.
-
-    Returns
-    -------
-    doubts : list of str
-    """
-    doubts = list(state.doubts)
-    if problem.left_out:
-        indices = list(problem.left_out)
-        shown = indices if len(indices) <= 10 else f"{indices[:10]} and more"
-        doubts.append(f"images {shown} are unlike all others and were left out")
-    if problem.far:
-        doubts.append(
-            f"{problem.far} images are unlike the others, but too many to be left out: a single "
-            "direction in them can distort all signal vectors"
-        )
-    images, distinct = problem.features.shape[0], distinct_images(problem.features)
-    if images - distinct > _COPIES * images:
-        doubts.append(f"{images - distinct} of {images} images are copies of other images")
-    recipe, concepts = state.recipe, problem.number_of_concepts
-    coordinates = problem.coordinates(recipe.coordinates_of(-1))
-    if concepts > coordinates.axes and recipe.start == "sparse":
-        doubts.append(
-            f"{MORE_THAN_DIMENSIONS} {coordinates.axes} dimensions, fewer than {concepts} "
-            "concepts: detections and signal vectors hold, but concepts cannot be switched off one "
-            "by one, so coefficients and counterfactuals with all concepts off are approximate"
-        )
-    elif concepts > coordinates.axes:
-        doubts.append(
-            f"{MORE_THAN_DIMENSIONS} {coordinates.axes} dimensions: at most {coordinates.axes} "
-            f"directions can be told apart, not {concepts}"
-        )
-    has_floor = rank_of_signal(problem.moments, concepts) is not None
-    if has_floor and (recipe.is_sharp or state.switches):
-        doubts += _doubts_of_model(problem, state)
-    if recipe.is_sharp:
-        epochs = state.records.get(recipe.stages[-1].name)
-        entropy = float(epochs[-1]["s"][state.best]) if epochs else 0.0
-        detections = np.delete(measured.occupancy, measured.surplus) * len(problem.features)
-        detections *= distinct / images
-        several = entropy if entropy > recipe.clear_below else None
-        doubts += find_doubts(several, coordinates.noise, coordinates.axes, detections)
-    return doubts
-
-
-def _doubts_of_model(problem: Problem, state: FitState) -> list[str]:
-    """Return doubts about features that fit the model of signals and distractors."""
-    doubts, concepts = [], problem.number_of_concepts
-    if state.switches:
-        doubts.append(
-            "features fit the model of signals and distractors (their spectrum has a floor of "
-            "noise), but no such concepts were found: directions are cluster centres and "
-            "thresholds are fixed shares of the positions, so neither need belong to a concept"
-        )
-    rng = np.random.default_rng(0)
-    sample = problem.features.sample(problem.coordinates("whitened"), _ASKED, rng)
-    maxima = count_maxima(sample, rng)
-    if maxima > concepts:
-        doubts.append(
-            f"there are at least {maxima} skewed sources for {concepts} concepts: with too few "
-            "concepts, those learned are wrong (unless distractors are skewed, too)"
-        )
-    if maxima < concepts and state.per_position > 1:
-        doubts.append(
-            f"{maxima} skewed sources were found for {concepts} concepts: the other concepts may "
-            f"be distractors, and then positions do not carry {state.per_position} concepts each"
-        )
-    return doubts

@@ -14,12 +14,12 @@ from xplique_dirpairs.core.validation import check_random_state
 from xplique_dirpairs.data.shards import ActivationShards
 from xplique_dirpairs.learning.coordinates import Coordinates, Moments, rank_of_signal, whitened
 from xplique_dirpairs.learning.features import Features, as_features
+from xplique_dirpairs.learning.outliers import leave_out_far
 from xplique_dirpairs.learning.sparse import count_sparse
 from xplique_dirpairs.learning.starts import (
     GAP,
     SAME,
     distinct_directions,
-    leave_out_far,
     nearest_maxima,
     skewness_filters,
 )
@@ -44,14 +44,15 @@ class SkewnessCount:
     number : int or None
         Number of concepts I; None if the features do not show it.
     reason : str
-        Explanation of the number, or of why there is none.
+        Sentence that explains the number, or why there is none.
     skewnesses : ndarray of shape (A,)
         Absolute skewness along the A independent directions, in decreasing order, measured on
         positions that the directions were not fitted to.
     errors : ndarray of shape (A,)
         Standard errors of the skewnesses, over images.
     threshold : float, default=nan
-        Middle of the gap in the skewnesses; NaN if there is no gap.
+        Skewness that separates concepts from other directions: the geometric mean of the two sides
+        of the largest drop in the sorted skewnesses. NaN if no drop is at least twofold.
     """
 
     number: int | None
@@ -68,7 +69,7 @@ class SkewnessCount:
 
     @property
     def curve(self) -> SkewnessCurve:
-        """The sorted skewnesses with errors, threshold and number, as plots take them."""
+        """The sorted skewnesses with their errors, the threshold and the number, to be plotted."""
         return SkewnessCurve(self.skewnesses, self.errors, self.threshold, self.number)
 
     def plot(self, title: str = "") -> Figure:
@@ -77,11 +78,12 @@ class SkewnessCount:
         Parameters
         ----------
         title : str, default=""
-            Title above the verdict.
+            Title above the line that states the number and the reason.
 
         Returns
         -------
         figure : matplotlib.figure.Figure
+            The figure, which is not shown.
         """
         lines = [title, self.verdict] if title else [self.verdict]
         return plot_number_of_concepts(skewnesses=self.curve, lines=lines)
@@ -93,41 +95,46 @@ def count_skewed_sources(
     """Count the concepts that features consist of, by skewness, without learning them.
 
     Features are taken to be x = Sα + Dβ + μ: amounts α of the concepts along signal vectors S,
-    amounts β of distractors (variation that belongs to no concept) along D, and a constant μ. The
-    paper's model; the way of counting is this project's. Concepts are rarely present and never
-    negative, so that their amounts are skewed; those of distractors are assumed to be symmetric.
+    amounts β of distractors (variation that belongs to no concept) along D, and a constant μ, as in
+    Doumanoglou et al. (arXiv 2509.23926); the way of counting is not from a paper. Concepts are
+    rarely present and never negative, so that their amounts are skewed; the amounts of distractors
+    are assumed to be symmetric.
 
     Images are split in halves three times. An independent component analysis that maximises
-    skewness finds directions on one half, and their skewness is measured on the other: sorted, it
-    drops sharply after the last concept. Every direction above the drop is then optimised freely,
-    without orthogonality to the others: those of concepts stay where they are. A concept that
+    skewness finds directions on one half, and their skewness is measured on the other: the sorted
+    skewnesses drop sharply after the last concept. Every direction above the drop is then optimised
+    freely, without orthogonality to the others; directions of concepts hardly move. A concept that
     orthogonality excluded is found by starting from minus the sum of the other directions.
 
     Where this shows no number, but concepts are rare and present or absent independently of one
-    another (see `sparse`), the number is about that of the distinct maxima of a search for them.
-    It can exceed the number of channels.
+    another, as in sparse dictionaries, the number is about that of the distinct directions with a
+    maximum of E[ReLU(z − 1)³], where z are the projections of whitened features. It can exceed the
+    number of channels.
 
     Parameters
     ----------
     activations : array-like of shape (N, H, W, D), (N, T, D) or (N, D), or ActivationShards
         Activations of N images with D channels: maps of H × W positions, T tokens, or vectors. With
-        fewer than 40 images there is no number. About 60 000 positions of random images are used;
-        images far from all others are left out.
+        fewer than 40 images ``count.number`` is None. About 60 000 positions of random images are
+        used; images whose activations are far from those of all others are left out.
     random_state : int or None, default=0
-        Seed of the choice of images, the halves and the initial directions. None draws a seed.
+        Seed of the choice of images, of the halves and of the initial directions. None draws a
+        seed.
 
     Returns
     -------
     count : SkewnessCount
         ``count.number`` is the number of concepts, and ``count.reason`` explains it. Unless
-        concepts are sparse, the number is None if the eigenvalues of the features' covariance do
-        not end in a flat floor of noise (as in every real network so far), if the skewnesses have
-        no gap, if directions do not stay apart, if halves disagree, or if there are fewer than four
-        sources, one of which may be the absence of the others.
+        concepts are rare and independent, the number is None if the eigenvalues of the features'
+        covariance do not end in a flat floor of noise (as in every real network so far), if the
+        sorted skewnesses do not drop sharply, if directions move to one another when optimised
+        freely, if halves of the images give different numbers, or if there are fewer than four
+        concepts, because one of them may then be the absence of the others.
 
     Notes
     -----
-    A concept that is present on about half of all positions is symmetric, too, and is not counted.
+    The amounts of a concept that is present on about half of all positions are symmetric, too, so
+    that this concept is not counted.
 
     Raises
     ------

@@ -24,7 +24,7 @@ from xplique_dirpairs.data.devices import average, compiled_steps, own_part, rep
 from xplique_dirpairs.learning import losses
 from xplique_dirpairs.learning.coordinates import Coordinates
 from xplique_dirpairs.learning.features import Batches
-from xplique_dirpairs.learning.recipe import NETWORK_LOSSES, SIGNAL_LOSSES, Stage
+from xplique_dirpairs.learning.recipe import NETWORK_LOSSES, SIGNAL_LOSSES, Stage, terms_of
 from xplique_dirpairs.learning.signals import excess_covariance, joint_signals, positives_covariance
 from xplique_dirpairs.learning.state import Detectors
 from xplique_dirpairs.models.head import Head
@@ -38,10 +38,7 @@ _LAST_RATE = 0.02
 
 
 class _Rate(keras.optimizers.schedules.LearningRateSchedule):
-    """A learning rate that falls along a cosine to a share ``last`` of ``rate``.
-
-    Its settings are variables, so that changing them compiles nothing.
-    """
+    """Learning rate that falls along a cosine to a share ``last`` of ``rate``, all variables."""
 
     def __init__(self) -> None:
         self.rate, self.steps, self.last = (
@@ -499,8 +496,3 @@ class Objective(keras.Model):
 def _value(variable: Any) -> tf.Tensor:
     """Return the value of a variable as a tensor, of the variable's shape."""
     return tf.convert_to_tensor(variable)
-
-
-def terms_of(stage: Stage, head: Head | None) -> tuple[str, ...]:
-    """Return the names of a stage's losses, without a head only those that do not need one."""
-    return tuple(name for name in stage.terms if head is not None or name not in NETWORK_LOSSES)

@@ -426,28 +426,31 @@ def estimate_signals(
     pairs : DirectionPairs
         Pairs whose detections are used.
     activations : array-like of shape (N, *spatial, D) or ActivationShards
-        Activations of N images at the layer of the pairs, with D channels.
+        Activations of N images at the layer of the pairs, with D channels: ``*spatial`` is (H, W)
+        for feature maps, (T,) for T tokens, and empty for vectors.
     estimator : {"mean-difference", "regression", "positives", "joint"}, default="mean-difference"
         How the signal vector ŝ_i of concept i is computed.
         "mean-difference" (Pattern-CAV, Pahde et al. 2024): mean(positives) − mean(negatives). It is
-        correct if the detections are, and if other concepts are about as frequent among positives
-        as among negatives.
-        "regression" (this project's): linear regression of x on the amounts of all concepts: by how
-        much z_i exceeds its mean over the negatives where concept i is detected, 0 elsewhere. It is
-        correct if the detections are, also where concepts come together.
+        correct if the detections are correct, and other concepts are about as frequent among
+        positives as among negatives.
+        "regression" (not from a paper): linear regression of x on the amounts of all concepts. The
+        amount of concept i is 0 at its negatives; at its positives it is z_i minus the mean of z_i
+        over the negatives. It is correct if the detections are correct, also where concepts come
+        together.
         "positives" (Doumanoglou et al., arXiv 2509.23926): covariance of x and z_i over the
         positives. It needs thousands of positives.
-        "joint" (this project's): all signal vectors at once, as the columns of
+        "joint" (not from a paper): all signal vectors at once, as the columns of
         cov[x, r] cov[z, r]⁻¹ with r_i = ReLU(z_i − b_i). It is correct if the features consist of
-        these concepts and independent distractors.
+        these concepts and of distractors, other variation that is independent of them.
 
     Returns
     -------
     pairs : DirectionPairs
         New pairs, with signal vectors of unit length. A concept that is detected everywhere or
         nowhere keeps its signal vector. Filters and signal vectors that were not learned together
-        may fit each other badly: check that ``condition_number`` is below about 30 before you
-        switch off several concepts at once, and do not use ``off="undecided"``.
+        may fit each other badly: check that the pairs' ``condition_number`` is below about 30
+        before you switch off several concepts at once, and leave the option ``off`` of the pairs'
+        methods at its default.
 
     Raises
     ------

@@ -21,8 +21,8 @@ from xplique_dirpairs.core.progress import ProgressLine
 from xplique_dirpairs.core.types import Array
 from xplique_dirpairs.learning.coordinates import Coordinates
 from xplique_dirpairs.learning.features import Batches
-from xplique_dirpairs.learning.objective import Objective, terms_of
-from xplique_dirpairs.learning.recipe import Stage
+from xplique_dirpairs.learning.objective import Objective
+from xplique_dirpairs.learning.recipe import Stage, terms_of
 from xplique_dirpairs.learning.signals import measure_pairs
 from xplique_dirpairs.learning.starts import positions_for
 from xplique_dirpairs.learning.state import Detectors, FitState, Pace, Problem, Running

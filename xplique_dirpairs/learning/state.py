@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -14,6 +15,8 @@ from xplique_dirpairs.learning.coordinates import COORDINATES, Coordinates, Mome
 from xplique_dirpairs.learning.features import Features
 from xplique_dirpairs.learning.recipe import Recipe, Stage
 from xplique_dirpairs.models.head import Head
+
+logger = logging.getLogger("xplique_dirpairs")
 
 #: Largest number of detections in a step (P · I · R) for which further restarts are cheap.
 _CHEAP_STEP = 200_000
@@ -309,3 +312,9 @@ class FitState:
         count = len(order) if self.recipe.restarts is not None else math.ceil(len(order) / 2)
         kept = np.sort(order[:count])
         return self.keep(kept[np.isfinite(self.values[kept])])
+
+
+def noted(state: FitState, note: str) -> FitState:
+    """Return the state with a note for the user, which is logged too."""
+    logger.info(note)
+    return replace(state, notes=(*state.notes, note))

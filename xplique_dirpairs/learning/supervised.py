@@ -45,17 +45,19 @@ class SupervisedPairs:
     Attributes
     ----------
     pairs : DirectionPairs
-        Filters and biases of a logistic regression for each concept; as signal vectors the
-        Pattern-CAVs, mean of the positions with the concept − mean of those without it.
+        For each concept the filter of a logistic regression, the bias with the largest IoU, and as
+        signal vector the Pattern-CAV: the mean of the positions with the concept minus the mean of
+        those without it, scaled to unit length.
     concepts : tuple of (category, name)
-        Concepts of the pairs, in the same order.
+        Concepts of the I pairs, in the order of the pairs.
     labels : ndarray of shape (I,), int
-        Indices of these concepts among all concepts of the data set, for `score_labels`.
+        Indices of these concepts among all annotated concepts, category by category, as
+        `score_labels` takes them.
     positives : ndarray of shape (I,), int
         Number of positions with each concept.
     coverage : ndarray of shape (I,)
-        Share of a position's part of the image, in (0, 1], that each concept must cover to count as
-        present there.
+        Share, in (0, 1], of a position's cell of the image that each concept must cover to count as
+        present there. It is below the ``coverage`` that was asked for if few cells reach that.
     left_out : tuple of (category, name)
         Concepts that have no pair because too few positions are with or without them.
     """
@@ -80,11 +82,12 @@ class SupervisedPairs:
         Returns
         -------
         index : int
+            Row of the concept in the arrays of ``pairs``.
 
         Raises
         ------
         ValueError
-            If the concept has no pair: it was left out, or is not a concept of the data set.
+            If the concept has no pair: it was left out, or is not an annotated concept.
         """
         if (category, name) in self.concepts:
             return self.concepts.index((category, name))
@@ -107,9 +110,10 @@ def supervised_pairs(
 ) -> SupervisedPairs:
     """Learn direction pairs of annotated concepts, as a reference for pairs learned without labels.
 
-    Each position of the h × w feature map has a cell of the image. It is a positive of a concept if
-    the concept covers enough of the cell, and otherwise a negative; images without any label of the
-    concept's category are not used, unless ``annotated.exhaustive`` is true. Signal vectors are
+    Each position of the h × w feature map has a cell of the image. The position is a positive of a
+    concept if the concept covers enough of the cell, and otherwise a negative; images without any
+    label of the concept's category (which may not have been annotated for it) are not used, unless
+    ``annotated.exhaustive`` is true. Signal vectors are
     Pattern-CAVs (Pahde et al. 2024), mean(positives) − mean(negatives) over all positions. Filters
     are logistic regressions, as in Interpretable Basis Decomposition (B. Zhou et al., ECCV 2018),
     on at most ``positions`` random positives and four times as many negatives, both with the same
@@ -134,8 +138,8 @@ def supervised_pairs(
     positions : int, default=500
         Largest number of positives in the fit of a filter.
     regularisation : float, default=0.01
-        Parameter C of scikit-learn's `LogisticRegression` (smaller: stronger regularisation), on
-        features of unit variance.
+        Parameter C of scikit-learn's `LogisticRegression`, which is fitted to features of unit
+        variance; the smaller, the stronger the regularisation.
     batch_size : int, default=32
         Number of images in a batch.
     shift : float or tuple of float, default=0.0

@@ -19,6 +19,7 @@ from numpy.typing import ArrayLike
 from xplique_dirpairs.core.linear_algebra import UNMATCHED, cosines, match
 from xplique_dirpairs.core.types import Array
 from xplique_dirpairs.metrics.dictionary import dictionary_stability
+from xplique_dirpairs.metrics.universality import phi_of_counts
 
 #: Least cosine of a direction with the atom that it has found.
 FOUND = 0.95
@@ -277,7 +278,7 @@ def dictionary_recovery(
     best = np.abs(similarity).argmax(axis=1)
     hits = both[np.arange(len(best)), best]
     precision, recall = _ratio(hits, fires), _ratio(hits, is_on[best])
-    phi = _phi(both, fires, is_on, len(detected))
+    phi = phi_of_counts(both, fires[:, None], is_on, len(detected))
     return DictionaryRecovery(
         share=float(np.sum(_matched(similarity) >= FOUND) / len(atoms)),
         phi=float(np.sum(_matched(phi)) / len(atoms)),
@@ -296,13 +297,6 @@ def _matched(scores: Array) -> Array:
     matching = match(scores)
     columns = np.flatnonzero(matching != UNMATCHED)
     return np.asarray(scores[matching[columns], columns])
-
-
-def _phi(both: Array, fires: Array, is_on: Array, positions: int) -> Array:
-    """Return φ of J and I binary variables (J, I) from how often both, and each of them, are 1."""
-    spread = fires * (positions - fires), is_on * (positions - is_on)
-    scale = np.sqrt(spread[0])[:, None] * np.sqrt(spread[1])
-    return _ratio(positions * both - fires[:, None] * is_on, scale)
 
 
 def _ratio(numerator: Array, denominator: Array) -> Array:

@@ -61,12 +61,12 @@ def copied_model(model: keras.Model, images: Array | None = None) -> keras.Model
     """
     # Without the optimizer and losses of the model, which need not be copied.
     functional = keras.Model(*inputs_and_outputs(model), name=model.name)
-    unsafe = [_described(layer) for layer in _layers(functional) if _is_unsafe(layer)]
+    unsafe = [described(layer) for layer in all_layers(functional) if is_unsafe(layer)]
     try:
         copied = reloaded_model(functional)
     except Exception as error:  # Keras and custom layers raise many kinds of errors
         cause = f"{type(error).__name__}: {' '.join(str(error).split())[:120]}"
-        own = ", ".join(unsafe) or ", ".join(map(_described, _own_layers(functional)))
+        own = ", ".join(unsafe) or ", ".join(map(described, own_layers(functional)))
         raise ValueError(
             f"the model cannot be rebuilt: {own or 'one of its layers'} cannot be saved and "
             "loaded. Custom layers need get_config and from_config; write a Lambda as such a "
@@ -126,7 +126,7 @@ def check_picklable(model: keras.Model, compare: bool = False) -> None:
         )
     try:
         model.get_config()
-        if compare and _own_layers(model) and getattr(model, "outputs", None):
+        if compare and own_layers(model) and getattr(model, "outputs", None):
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 copied_model(model)
@@ -138,7 +138,7 @@ def check_picklable(model: keras.Model, compare: bool = False) -> None:
 def own_objects(model: keras.Model) -> dict[str, Any]:
     """Return classes and functions of a model that Keras cannot find by itself, by name."""
     objects: dict[str, Any] = {}
-    for layer in _layers(model):
+    for layer in all_layers(model):
         settings = [value for value in vars(layer).values() if hasattr(value, "get_config")]
         functions = [getattr(layer, name, None) for name in _FUNCTIONS]
         named = [each for each in functions if isinstance(each, FunctionType)]
@@ -151,7 +151,7 @@ def own_objects(model: keras.Model) -> dict[str, Any]:
     return objects
 
 
-def _layers(part: Any, seen: set[int] | None = None) -> Iterator[Any]:
+def all_layers(part: Any, seen: set[int] | None = None) -> Iterator[Any]:
     """Yield the layers of a model, or of anything that holds layers, at any depth."""
     seen = set() if seen is None else seen
     if id(part) in seen:
@@ -160,28 +160,28 @@ def _layers(part: Any, seen: set[int] | None = None) -> Iterator[Any]:
     if isinstance(part, keras.layers.Layer):
         yield part
         for value in list(vars(part).values()):
-            yield from _layers(value, seen)
+            yield from all_layers(value, seen)
     elif isinstance(part, (list, tuple, set)):
         for value in part:
-            yield from _layers(value, seen)
+            yield from all_layers(value, seen)
     elif isinstance(part, dict):
         for value in part.values():
-            yield from _layers(value, seen)
+            yield from all_layers(value, seen)
 
 
-def _own_layers(model: keras.Model) -> list[Any]:
+def own_layers(model: keras.Model) -> list[Any]:
     """Return the layers of a model whose classes are not those of Keras."""
-    return [one for one in _layers(model) if type(one).__module__.split(".")[0] not in _KNOWN]
+    return [one for one in all_layers(model) if type(one).__module__.split(".")[0] not in _KNOWN]
 
 
-def _is_unsafe(layer: Any) -> bool:
+def is_unsafe(layer: Any) -> bool:
     """Return whether Keras does not load a layer in safe mode."""
     if type(layer).__name__ in _UNSAFE:
         return True
     return any(getattr(value, "__name__", "") == "<lambda>" for value in vars(layer).values())
 
 
-def _described(layer: Any) -> str:
+def described(layer: Any) -> str:
     """Return the name and the class of a layer, for messages."""
     return f"layer {layer.name!r} ({type(layer).__name__})"
 
@@ -244,11 +244,11 @@ def _batches(model: keras.Model, images: Array | None) -> Iterator[Any]:
 
 def _first_difference(model: keras.Model, copied: keras.Model, batch: Any) -> str | None:
     """Return the first layer whose outputs differ between two models; None if all are equal."""
-    ours, theirs = (_nodes(one) for one in (model, copied))
+    ours, theirs = (graph_nodes(one) for one in (model, copied))
     if len(ours) != len(theirs):
         return f"model {model.name!r}"
-    tolerance = tolerance_of(_layers(model))
-    values = [_values(one, nodes, batch) for one, nodes in ((model, ours), (copied, theirs))]
+    tolerance = tolerance_of(all_layers(model))
+    values = [node_values(one, nodes, batch) for one, nodes in ((model, ours), (copied, theirs))]
     differs = {
         id(node): not all(map(are_equal, first, second, [tolerance] * len(first)))
         for node, first, second in zip(ours, *values, strict=True)
@@ -256,16 +256,16 @@ def _first_difference(model: keras.Model, copied: keras.Model, batch: Any) -> st
     for node in ours:
         before = [differs.get(id(node_of(tensor)), False) for tensor in node.input_tensors]
         if differs[id(node)] and not any(before):
-            return _described(node.operation)
+            return described(node.operation)
     return None
 
 
-def _nodes(model: keras.Model) -> list[Any]:
+def graph_nodes(model: keras.Model) -> list[Any]:
     """Return the nodes of a model's graph, without that of the input."""
     return [node for node in nodes_before(model.outputs[0]) if node.input_tensors]
 
 
-def _values(model: keras.Model, nodes: list[Any], batch: Any) -> list[list[Any]]:
+def node_values(model: keras.Model, nodes: list[Any], batch: Any) -> list[list[Any]]:
     """Return the outputs of nodes of a model's graph for a batch."""
     tensors = [list(node.output_tensors) for node in nodes]
     inner = keras.Model(model.inputs[0], tensors)

@@ -44,7 +44,14 @@ def what_it_ends_in(model: Callable[..., Any], shape: tuple[int | None, ...] | N
     shape = shape or input_shape(model)
     if shape is None or shape[-1] is None:
         return "linear"
-    found = _found_at_random_features(model, shape)
+    found, total = _found_at_random_features(model, shape)
+    if found == "linear" and total is not None:
+        warnings.warn(
+            f"outputs of the network are never negative and always sum to {total:.4g}, also for "
+            "random features: they look like probabilities on another scale, but count as logits. "
+            "Give a model that ends in the softmax, and leave out the layers that scale it",
+            stacklevel=4,
+        )
     if found != "linear":
         looks = "sum to 1" if found == "softmax" else "stay within 0 and 1"
         warnings.warn(
@@ -56,20 +63,28 @@ def what_it_ends_in(model: Callable[..., Any], shape: tuple[int | None, ...] | N
     return found
 
 
-def _found_at_random_features(model: Any, shape: tuple[int | None, ...]) -> str:
-    """Return what the outputs at random features look like: 'softmax', 'sigmoid' or 'linear'."""
+def _found_at_random_features(
+    model: Any, shape: tuple[int | None, ...]
+) -> tuple[str, float | None]:
+    """Return what outputs at random features look like, and what they always sum to.
+
+    The first is 'softmax', 'sigmoid' or 'linear'; the second is None if the sum is not constant, or
+    outputs may be negative.
+    """
     try:
         outputs = np.concatenate([evaluated(model, x) for x in random_features(model, shape)])
     except Exception:  # a function of the user may raise anything here, and will again when used
-        return "linear"
+        return "linear", None
     outputs = outputs[np.isfinite(outputs).all(axis=-1)]
     if outputs.ndim != 2 or not len(outputs) or outputs.min() < 0.0 or not _varies(outputs):
-        return "linear"
+        return "linear", None
     tolerance = _TOLERANCE + 3.0 * precision_of(model).rounding
-    if outputs.shape[1] > 1 and (np.abs(outputs.sum(axis=1) - 1.0) <= tolerance).all():
-        return "softmax"
+    sums = outputs.sum(axis=1, dtype=np.float64)
+    total = float(sums.mean())
+    if outputs.shape[1] > 1 and (np.abs(sums - total) <= tolerance * total).all():
+        return ("softmax" if abs(total - 1.0) <= tolerance else "linear"), total
     is_between = outputs.max() <= 1.0 and outputs.min() < 0.1 and outputs.max() > 0.9
-    return "sigmoid" if is_between else "linear"
+    return ("sigmoid" if is_between else "linear"), None
 
 
 def _varies(outputs: Array) -> bool:

@@ -313,8 +313,19 @@ def without_final_activation(model: keras.Model) -> keras.Model:
 
 
 def _logits_twin(layer: Any) -> keras.layers.Layer:
-    """Return a copy of a layer, with its weights, whose activation is linear."""
-    changes = {"activation": "linear", "name": f"{layer.name}_logits"}
+    """Return a layer that shares the weights of another one, and whose activation is linear.
+
+    A copy of the weights would be left behind when those of the model are loaded or trained later.
+    """
+    name = f"{layer.name}_logits"
+    if type(layer) in _WITH_ACTIVATION:
+        twin = object.__new__(type(layer))
+        bound = {"build", "quantize"}  # Keras wraps these methods for one object
+        vars(twin).update({key: value for key, value in vars(layer).items() if key not in bound})
+        vars(twin).update(_name=name, _inbound_nodes=[], _outbound_nodes=[])
+        twin.activation = keras.activations.linear
+        return twin
+    changes = {"activation": "linear", "name": name}  # what the constructor makes of them
     twin = type(layer).from_config(layer.get_config() | changes)
     twin(layer.input)  # which makes its weights
     twin.set_weights(layer.get_weights())

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 
+from xplique_dirpairs.core.geometry import token_rows
 from xplique_dirpairs.models.graph import node_of, nodes_before
 
 _FIRST, _LAST = "channels_first", "channels_last"
@@ -157,6 +159,54 @@ def find_extra_tokens(model: keras.Model, cut: keras.KerasTensor) -> tuple[int, 
         unchanged = _unchanged(source, sequence)
         extra = unchanged if extra is None else extra & unchanged
     return None if extra is None else tuple(sorted(extra))
+
+
+def warn_of_other_grid(
+    image: keras.KerasTensor, cut: keras.KerasTensor, extra: tuple[int, ...] | None
+) -> None:
+    """Warn if tokens of a layer are a grid without the proportions of the image.
+
+    Pictures arrange tokens in a grid with these proportions; the network may have made them of
+    patches that are not square.
+
+    Parameters
+    ----------
+    image : keras.KerasTensor
+        Input of the network.
+    cut : keras.KerasTensor
+        The features of a layer.
+    extra : tuple of int, or None
+        Places of the tokens that are no part of the image.
+    """
+    if len(image.shape) != 4 or len(cut.shape) != 3 or None in (*image.shape[1:3], cut.shape[1]):
+        return
+    count = cut.shape[1] - len(extra or ())
+    grid = _grid_of(cut, count)
+    rows = token_rows(count, *image.shape[1:3])
+    if grid is not None and rows is not None and rows != grid[0]:
+        warnings.warn(
+            f"the {count} tokens of layer {node_of(cut).operation.name!r} are {grid[0]} x "
+            f"{grid[1]} patches, but pictures will arrange them as {rows} x {count // rows}, in "
+            f"the proportions of images of {image.shape[1]} x {image.shape[2]}: do not trust where "
+            "they show concepts, or cut the network where features are still a map",
+            stacklevel=3,
+        )
+
+
+def _grid_of(cut: keras.KerasTensor, count: int) -> tuple[int, int] | None:
+    """Return rows and columns of the map that a number of tokens was made of, if it is shown."""
+    for node in nodes_before(cut):
+        inner, tensor = node.operation, node.output_tensors[0]
+        if isinstance(inner, keras.Model) and getattr(inner, "outputs", None):
+            found = _grid_of(inner.outputs[0], count)
+            if found is not None:
+                return found
+        if len(node.input_tensors) != 1 or not _is_sequence(tensor, count):
+            continue
+        shape = node.input_tensors[0].shape
+        if len(shape) == 4 and None not in shape[1:3] and shape[1] * shape[2] == count:
+            return shape[1], shape[2]
+    return None
 
 
 def _first_sequences(

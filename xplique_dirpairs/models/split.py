@@ -25,7 +25,12 @@ from xplique_dirpairs.models.graph import (
     without_final_activation,
 )
 from xplique_dirpairs.models.head import Head, check_output_shape
-from xplique_dirpairs.models.layout import check_channels_last, find_extra_tokens
+from xplique_dirpairs.models.layout import (
+    check_channels_last,
+    find_extra_tokens,
+    warn_of_other_grid,
+)
+from xplique_dirpairs.models.steadiness import warn_if_unsteady
 
 
 @dataclass(frozen=True, eq=False)
@@ -228,6 +233,13 @@ def split_model(
         are no places in the sequence.
     RuntimeError
         If a global setting of Keras or TensorFlow prevents the package from working.
+
+    Warns
+    -----
+    UserWarning
+        If outputs of a custom layer or ``Lambda`` are random in inference, or depend on the other
+        images of the batch; if the final activation was found by evaluating the model; or if tokens
+        were made of patches in another grid than that in which pictures show them.
     """
     check_settings()
     check_keras_model("model", model)
@@ -240,8 +252,11 @@ def split_model(
         raise ValueError("the layer must not be the model's output: choose an earlier layer")
     check_is_cut(cut, outputs[0])
     check_channels_last(model, cut)
+    warn_if_unsteady(model)
     first = keras.Model(inputs[0], cut, name="input_to_latent")
     rest = keras.Model(cut, outputs[0], name="latent_to_logit")
+    places = _extra_tokens(first, cut, extra_tokens)
+    warn_of_other_grid(inputs[0], cut, places)
     second = without_final_activation(rest)
     removed = "linear" if second is rest else final_activation(rest)
     if removed == "sigmoid":
@@ -256,7 +271,7 @@ def split_model(
         layer=node_of(cut).operation.name,
         limits=output_limits(cut),
         model=model,
-        extra_tokens=_extra_tokens(first, cut, extra_tokens),
+        extra_tokens=places,
     )
 
 

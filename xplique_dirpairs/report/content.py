@@ -48,6 +48,9 @@ class ReportSettings:
     random_state : int or None, default=0
         Seed of the sample of positions, and of the noise directions that the influence of concepts
         is tested against. None draws a seed.
+    position : bool, default=False
+        Whether the page of each concept says how it depends on the place in the image:
+        `position_dependence` on up to 100 of the images.
 
     Raises
     ------
@@ -66,6 +69,7 @@ class ReportSettings:
     batch_size: int = 64
     memory: int = KEPT_BYTES
     random_state: int | None = 0
+    position: bool = False
 
     def __post_init__(self) -> None:
         for name in ("max_images", "nb_crops", "picture_side", "batch_size"):
@@ -133,6 +137,9 @@ class ConceptPages:
         where at least one of them is.
     labels : tuple of I (Label or None)
         Label of each concept; None for a concept without one.
+    places : tuple of I str, default=()
+        How each concept depends on the place in the image, as a sentence; empty if that was not
+        measured.
     """
 
     crops: tuple[Array, ...]
@@ -145,6 +152,7 @@ class ConceptPages:
     filter_cosines: Array | None
     overlaps: Array
     labels: tuple[Label | None, ...]
+    places: tuple[str, ...] = ()
 
 
 class Change(NamedTuple):
@@ -241,6 +249,37 @@ class ExtractorConcepts:
 
 
 @dataclass(frozen=True, eq=False)
+class OtherNetwork:
+    """The concepts of another network that the I concepts of the report resemble most.
+
+    Attributes
+    ----------
+    name : str
+        Name of the network.
+    concept_names : tuple of str
+        Names of its concepts.
+    nearest : ndarray of shape (I,), int
+        Index of the nearest of its concepts, for each concept of the report.
+    correlation : ndarray of shape (I,)
+        Correlation of their coefficients over positions.
+    phi : ndarray of shape (I,)
+        φ of their detections.
+    same : ndarray of shape (I,), bool
+        Whether the two are the same concept: see `matching.match_result.Matches.holds`.
+    crops : dict of int to ndarray of shape (k, s, s, 3), uint8
+        By index: best crops of the nearest concepts.
+    """
+
+    name: str
+    concept_names: tuple[str, ...]
+    nearest: Array
+    correlation: Array
+    phi: Array
+    same: Array
+    crops: Mapping[int, Array]
+
+
+@dataclass(frozen=True, eq=False)
 class Report:
     """Content of a report as plain arrays and names, which `save_report` writes.
 
@@ -262,6 +301,8 @@ class Report:
         Names of all classes of the network, by index.
     extractors : tuple of ExtractorConcepts, default=()
         Other extractors, whose concepts are shown on the pages of classes.
+    networks : tuple of OtherNetwork, default=()
+        Other networks, whose nearest concepts are shown on the pages of concepts.
     tables : tuple of Table, default=()
         Tables of a comparison of extractors, one for each kind of metrics.
     metrics : dict of str to str, default={}
@@ -276,6 +317,7 @@ class Report:
     images: ImagePages
     class_names: Mapping[int, str]
     extractors: tuple[ExtractorConcepts, ...] = ()
+    networks: tuple[OtherNetwork, ...] = ()
     tables: tuple[Table, ...] = ()
     metrics: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()

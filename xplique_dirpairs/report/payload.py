@@ -110,6 +110,7 @@ class Payload:
             "crops": self._strip(f"concept-{i:04d}", pages.crops[i]),
             "cropImages": pages.crop_images[i],
             "label": label and label._asdict(),
+            "place": pages.places[i] if pages.places else None,
             "nearest": [
                 {
                     "concept": j,
@@ -118,6 +119,17 @@ class Payload:
                     "overlap": pages.overlaps[i, j],
                 }
                 for j in nearest[nearest != i][:_NEAREST]
+            ],
+            "others": [
+                {
+                    "network": network.name,
+                    "concept": network.concept_names[network.nearest[i]],
+                    "correlation": network.correlation[i],
+                    "phi": network.phi[i],
+                    "same": bool(network.same[i]),
+                    "crops": self._nearest_crops(number, int(network.nearest[i])),
+                }
+                for number, network in enumerate(self.report.networks)
             ],
         }
 
@@ -180,6 +192,11 @@ class Payload:
             "contributions": pages.contributions[n],
             "change": change and change._asdict(),
         }
+
+    def _nearest_crops(self, number: int, j: int) -> dict[str, Any] | None:
+        """Return the crops of concept ``j`` of another network."""
+        crops = self.report.networks[number].crops.get(j)
+        return self._strip(f"network-{number:02d}-{j:04d}", crops)
 
     def _strip(self, name: str, crops: Array | None) -> dict[str, Any] | None:
         """Store crops (k, s, s, 3) side by side in one picture, and return it; None if k is 0."""

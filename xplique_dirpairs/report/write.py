@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sized
+from collections.abc import Mapping, Sized
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,7 @@ from xplique_dirpairs.metrics.interpretability import Interpretability
 from xplique_dirpairs.metrics.manipulation import class_probabilities
 from xplique_dirpairs.metrics.registry import METRICS
 from xplique_dirpairs.plots.images import pixel_limits
+from xplique_dirpairs.position.dependence import position_dependence
 from xplique_dirpairs.report.content import (
     Change,
     ConceptPages,
@@ -41,6 +42,7 @@ from xplique_dirpairs.report.content import (
     Report,
     ReportSettings,
 )
+from xplique_dirpairs.report.networks import other_networks
 from xplique_dirpairs.report.page_files import check_place, save_report
 from xplique_dirpairs.report.payload import largest_contributions
 from xplique_dirpairs.report.pictures import Gallery, as_bytes, crop_side, cut, scaled_down
@@ -55,6 +57,8 @@ _CELLS = 16
 _BRIGHTEST = 0.5
 #: Number of images with the best crops of each concept that get a page before all other images.
 _BEST_FIRST = 4
+#: Number of images, spread evenly over all, on which dependence on the place is measured.
+_POSITION_IMAGES = 100
 _DEFAULT = ReportSettings()
 
 
@@ -69,6 +73,7 @@ def write_report(
     interpretability: Interpretability | None = None,
     counterfactuals: Counterfactuals | int | None = None,
     training_activations: Array | None = None,
+    others: Mapping[str, Any] | None = None,
     settings: ReportSettings = _DEFAULT,
     single_file: bool = False,
     verbose: int = 1,
@@ -92,7 +97,8 @@ def write_report(
         Class of each image, as an index or as a one-hot row of K classes; ignored for a scan, which
         has its own. None: the class that the network predicts.
     explanation : ModelExplanation, optional
-        Result of `explain_model` for the same concepts. None: it is computed with default settings.
+        Result of `explain_model` for the same concepts, of these or of other images. None: it is
+        computed from the report's images with default settings.
     comparison : Comparison, optional
         Result of `compare`, preferably of other extractors on images of the same classes. Its
         tables get a page, and the strongest concepts of its extractors, except for the controls,
@@ -108,6 +114,11 @@ def write_report(
         Activations of M training images, used if ``counterfactuals`` is an integer: they show the
         search which features and coefficients are usual. None: the activations of ``images``, or of
         a part of them if all are larger than ``settings.memory``.
+    others : mapping of str to object, optional
+        By the name of another network, or another layer, its concepts: a `ConceptLayer` or fitted
+        extractor, or a tuple of these and the same images, preprocessed for it. The page of each
+        concept shows the concept there that it resembles most (`match_extractors`). None: there is
+        none.
     settings : ReportSettings, default=ReportSettings()
         Title of the report, what it shows of the images, and how it is computed.
     single_file : bool, default=False
@@ -159,6 +170,8 @@ def write_report(
         seen, explanation, changes, comparison=comparison, interpretability=interpretability,
         settings=settings, verbose=verbose,
     )  # fmt: skip
+    if others:
+        report = replace(report, networks=other_networks(seen, others, settings))
     return save_report(report, path, single_file)
 
 
@@ -201,10 +214,13 @@ def build_report(
     pages = _image_pages(seen, shown, gallery, settings, verbose)
     class_names = dict(enumerate(seen.layer.names_of_classes(seen.logits.shape[1])))
     class_names |= zip(explanation.class_ids.tolist(), explanation.class_names, strict=True)
+    concepts = _concept_pages(seen, shown, pages.maps, gallery, settings, interpretability)
+    if settings.position:
+        concepts = replace(concepts, places=_places(seen, settings, verbose))
     report = Report(
         title=str(settings.title),
         explanation=explanation,
-        concepts=_concept_pages(seen, shown, pages.maps, gallery, settings, interpretability),
+        concepts=concepts,
         images=pages if changes is None else replace(pages, changes=changes),
         class_names=class_names,
         notes=tuple(str(note) for note in settings.notes),
@@ -357,6 +373,17 @@ def _concept_pages(
         overlaps=seen.overlaps,
         labels=(None,) * concepts if interpretability is None else _labels(interpretability),
     )
+
+
+def _places(seen: Scan, settings: ReportSettings, verbose: int) -> tuple[str, ...]:
+    """Return how each concept depends on the place in the image, as sentences."""
+    count = len(seen.images)
+    chosen = np.linspace(0, count - 1, min(count, _POSITION_IMAGES)).astype(int)
+    found = position_dependence(
+        seen.layer, seen.images[chosen], batch_size=settings.batch_size,
+        random_state=settings.random_state, verbose=verbose,
+    )  # fmt: skip
+    return tuple(found.sentence(i) for i in range(len(found.verdicts)))
 
 
 def _labels(scores: Interpretability) -> tuple[Label | None, ...]:

@@ -109,10 +109,14 @@ function crop(strip, k, alt) {
 
 /** Returns the first crops of a concept, or "none" if it has none. */
 function crops(i, most) {
-  const strip = report.concepts[i].crops;
+  return cropsOf(report.concepts[i].crops, most, conceptName(i));
+}
+
+/** Returns the first crops of a strip, or "none" if there is none. */
+function cropsOf(strip, most, name) {
   if (!strip) return el('span', { class: 'nocrop muted', title: 'not detected in any image' }, 'none');
   const all = Array.from({ length: Math.min(most, strip.count) }, (_, k) =>
-    crop(strip, k, 'Crop ' + (k + 1) + ' of ' + conceptName(i)));
+    crop(strip, k, 'Crop ' + (k + 1) + ' of ' + name));
   return el('span', { class: 'crops' }, all);
 }
 

@@ -83,6 +83,7 @@ function conceptPage(main, i) {
   add(main, [
     heading([swatch(i), bdi(conceptName(i))], pager('concept', i, report.concepts.length)),
     concept.label ? labelOf(concept.label) : null,
+    concept.place ? el('p', { class: 'note' }, concept.place) : null,
     section('Where it is strongest', strongestPlaces(i)),
     section('How often it is detected', facts([
       ['at positions', percent(concept.occupancy)],
@@ -97,6 +98,7 @@ function conceptPage(main, i) {
           'logarithmic scale.'))),
     section('Classes', conceptClasses(i)),
     section('Nearest concepts', nearestConcepts(concept)),
+    concept.others.length ? section('In other networks', otherNetworks(concept, i)) : null,
   ]);
 }
 
@@ -160,6 +162,32 @@ function nearestConcepts(concept) {
     ...(filters ? [{ node: signed(near.filter), value: near.filter }] : []),
     { node: percent(near.overlap), value: near.overlap },
   ]));
+}
+
+/** Returns the nearest concept of each other network, with its crops beside those of concept i. */
+function otherNetworks(concept, i) {
+  return [
+    sortableTable('The most similar concept of each other network', [
+      { title: 'network', type: 'text', rising: true },
+      { title: 'its concept', type: 'text' },
+      { title: 'this concept', type: 'text' },
+      { title: 'its nearest there', type: 'text' },
+      { title: 'correlation', hint: 'of the coefficients over positions' },
+      { title: '\u03c6', hint: 'of the detections: 1 at the same positions, 0 at chance' },
+      { title: 'the same', type: 'text' },
+    ], concept.others.map((near) => [
+      { node: bdi(near.network), value: near.network },
+      { node: bdi(near.concept), value: near.concept },
+      { node: crops(i, 4), value: i },
+      { node: cropsOf(near.crops, 4, near.concept + ' of ' + near.network), value: near.concept },
+      { node: signed(near.correlation), value: near.correlation },
+      { node: signed(near.phi), value: near.phi },
+      { node: near.same ? 'yes' : 'no', value: near.same ? 'yes' : 'no' },
+    ])),
+    el('p', { class: 'muted' }, 'Concepts are matched on half of the images by where they are; ' +
+      'figures are of the other half. \u201cThe same\u201d: found again there, and more often ' +
+      'together than by chance.'),
+  ];
 }
 
 /** Returns links to the previous and the next page of the same kind. */

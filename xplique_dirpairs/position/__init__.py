@@ -1,0 +1,1 @@
+"""What depends on the place in the image: concepts, or the channels of a layer."""
