@@ -52,8 +52,7 @@ def place(tmp_path_factory):
         network = keras.Model(inputs, keras.layers.Dense(1000, activation="softmax")(x))
         network.compile("adam", "categorical_crossentropy")  # Keras has something to say of it
         network.save(folder / f"{name}.keras")
-    network = keras.models.load_model(folder / "m.keras")
-    network.save(folder / "m.h5")
+        network.save(folder / f"{name}.h5")
     entries = imagenet_names().entries
     (folder / "imagenet.json").write_text(json.dumps(entries))
     for k in (0, 217, 482):
