@@ -58,6 +58,18 @@ def fitted(halves, images, name="conv_gap", factorizer=Projection, **options):
     return craft
 
 
+def test_known_activations_replace_the_pass_through_the_network(halves, images):
+    usual = fitted(halves, images)
+    known = halves("conv_gap").input_to_latent_model.predict(images("conv_gap"), verbose=0)
+    split, counts = counted(halves("conv_gap"))
+    fresh = FactorizerCraftTf(split, factorizer=Projection(), patch_size=12)
+    fresh.fit(images("conv_gap"), class_id=1, activations=known)
+    assert not counts
+    np.testing.assert_allclose(fresh.factorization.crops_u, usual.factorization.crops_u, atol=1e-5)
+    with pytest.raises(ValueError, match="activations must have one entry for each of"):
+        fresh.fit(images("conv_gap"), class_id=1, activations=known[1:])
+
+
 def reference_importance(craft, images, nb_design):
     """Compute importances with a call of the head for each image and mask: r + decode(m · u)."""
     head, f = craft.latent_to_logit_model, craft.factorizer

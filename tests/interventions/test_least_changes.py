@@ -196,6 +196,16 @@ def test_an_attempt_near_the_data_is_preferred_only_if_it_meets_the_goal():
     shifts = np.stack([np.full((3, 2), 1.0), np.full((3, 2), 2.0)], axis=1)
     is_met = np.array([[True, False], [True, True], [False, False]])
     percentiles = np.array([[80.0, 10.0]] * 3)
-    for limit, first in ((50.0, [1.0, 2.0, 1.0]), (90.0, [1.0, 1.0, 1.0])):
-        chosen = first_near(shifts, is_met, percentiles, limit)
+    for limit, first, distances in (
+        (50.0, [1.0, 2.0, 1.0], [([0, 1], 0), ([1], 1)]),
+        (90.0, [1.0, 1.0, 1.0], [([0, 1], 0)]),
+    ):
+        measured = []
+
+        def percentiles_of(images, attempt, measured=measured):
+            measured.append((images.tolist(), attempt))
+            return percentiles[images, attempt]
+
+        chosen = first_near(shifts, is_met, percentiles_of, limit)
         np.testing.assert_array_equal(chosen[:, 0], first)
+        assert measured == distances  # none that is not needed

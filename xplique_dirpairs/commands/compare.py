@@ -73,7 +73,8 @@ def run(arguments: argparse.Namespace, console: Console) -> None:
         written = ["comparison.npz"]
         keep(comparison.save, arguments.output / written[0], console)
         with console.writing(arguments.output):
-            written += [path.name for path in comparison.save_report(arguments.output)]
+            names = subject.class_names.shown
+            written += [path.name for path in comparison.save_report(arguments.output, names)]
         if comparison.interrupted:
             console.note(f"the results measured so far are in {arguments.output}")
             raise KeyboardInterrupt
@@ -83,7 +84,8 @@ def run(arguments: argparse.Namespace, console: Console) -> None:
         "errors": comparison.errors,
     }
     summary = subject.write_summary(arguments, results, written, console)
-    text = f"{comparison}\n\nEverything is in {arguments.output}/: start with table.md"
+    opened = f"open {arguments.output / 'table.md'}"
+    text = f"{comparison}\n\nEverything is in {arguments.output}/: {opened}"
     console.result(text, summary)
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import errno
 import json
+import logging
 import sys
+import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout, suppress
@@ -17,6 +19,8 @@ from xplique_dirpairs.core.plain_data import plain_data
 
 #: Maximum number of entries of a list that a terminal shows; JSON has all of them.
 SHOWN = 20
+#: Packages whose warnings and messages are for developers, and the names of their loggers.
+_PACKAGES, _LOGGERS = {"tensorflow", "keras", "tf_keras"}, ("tensorflow", "absl")
 #: Errors after which a file is left half written: a full disk, a quota, a limit, a broken device.
 _HALF_WRITTEN = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
 
@@ -51,6 +55,7 @@ class Console:
     notes: list[str] = field(default_factory=list)
     skipped: list[str] = field(default_factory=list)
     unwritten: dict[str, str] = field(default_factory=dict)
+    _began: float = field(default_factory=time.monotonic, init=False, repr=False)
 
     @property
     def progress(self) -> int:
@@ -58,9 +63,15 @@ class Console:
         return 0 if self.quiet else 1
 
     def step(self, text: str) -> None:
-        """Print the name of the step that starts now."""
+        """Print the name of the step that starts now, and how long the command has run."""
         if not self.quiet:
-            print(f"• {text} …", file=sys.stderr, flush=True)
+            print(f"• {text} … ({self._duration})", file=sys.stderr, flush=True)
+
+    @property
+    def _duration(self) -> str:
+        """How long the command has run, as text."""
+        minutes, seconds = divmod(round(time.monotonic() - self._began), 60)
+        return f"{minutes}:{seconds:02d}"
 
     def note(self, text: str) -> None:
         """Print a note on the result and add it to `notes`; repeated notes are ignored."""
@@ -122,22 +133,38 @@ class Console:
 
     @contextmanager
     def running(self) -> Iterator[None]:
-        """Send what libraries print to stdout to stderr, and turn their warnings into notes."""
+        """Send what libraries print to stdout to stderr, and turn their warnings into notes.
 
-        def show(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
+        Unless the console is verbose, warnings and messages of TensorFlow and Keras are dropped.
+        """
+
+        def show(
+            message: Warning | str, category: type[Warning], filename: str, *_: Any, **__: Any
+        ) -> None:
             if str(message).startswith("Glyph "):  # matplotlib warns once for each character
                 self.note(
                     "some characters of names are not in the font of the pictures: drawn as boxes"
                 )
-            elif issubclass(category, UserWarning):
+            elif issubclass(category, UserWarning) and not _PACKAGES & set(Path(filename).parts):
                 self.note(" ".join(str(message).split()))
             elif self.verbose:
                 print(f"{category.__name__}: {message}", file=sys.stderr)
 
-        with redirect_stdout(sys.stderr), warnings.catch_warnings():
-            warnings.simplefilter("default")
-            warnings.showwarning = show
-            yield
+        # A logger that its package has not made yet must not be made here, of another class.
+        made = [name for name in _LOGGERS if name in logging.root.manager.loggerDict]
+        levels = {name: logging.getLogger(name).level for name in made if not self.verbose}
+        for name in levels:
+            logging.getLogger(name).setLevel(logging.ERROR)
+        try:
+            with redirect_stdout(sys.stderr), warnings.catch_warnings():
+                warnings.simplefilter("default")
+                warnings.showwarning = show
+                yield
+            if not self.quiet:
+                print(f"• done ({self._duration})", file=sys.stderr, flush=True)
+        finally:
+            for name, level in levels.items():
+                logging.getLogger(name).setLevel(level)
 
 
 def as_json(data: Any, for_stdout: bool = False) -> str:

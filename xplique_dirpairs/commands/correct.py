@@ -11,7 +11,7 @@ import numpy as np
 from xplique_dirpairs.commands.console import Console
 from xplique_dirpairs.commands.network import load_model
 from xplique_dirpairs.commands.outputs import keep
-from xplique_dirpairs.commands.subject import Subject, open_subject
+from xplique_dirpairs.commands.subject import Subject, open_subject, shown_classes
 from xplique_dirpairs.interventions.correction import correct
 from xplique_dirpairs.interventions.correction_report import (
     CorrectionReport,
@@ -41,7 +41,7 @@ def run(arguments: argparse.Namespace, console: Console) -> None:
         keep(corrected.save, path, console)
         if path.exists():  # what is reported is what the file does
             corrected = load_model(path, arguments.imports)
-        report = _report(subject, concepts.model, corrected, console)
+        report = _report(subject, concepts.model, corrected, arguments, console)
         written = ["corrected.keras", *_write(arguments, report, console)]
     groups = {
         name: {
@@ -56,18 +56,25 @@ def run(arguments: argparse.Namespace, console: Console) -> None:
     }
     results = {"suppressed": arguments.suppress, "groups": groups}
     summary = subject.write_summary(arguments, results, written, console)
-    text = f"{report}\n\nEverything is in {arguments.output}/: the model is corrected.keras"
+    text = (
+        f"{report}\n\nEverything is in {arguments.output}/: the model is corrected.keras, "
+        f"open {arguments.output / 'correction.md'}"
+    )
     console.result(text, summary)
 
 
 def _report(
-    subject: Subject, model: keras.Model, corrected: keras.Model, console: Console
+    subject: Subject,
+    model: keras.Model,
+    corrected: keras.Model,
+    arguments: argparse.Namespace,
+    console: Console,
 ) -> CorrectionReport:
     """Report the changes on the images: a group for each large class, one for all others."""
     if subject.labels is None:
         console.note("the classes are not known: the original model's predictions count as correct")
     class_ids, names = subject.class_ids, subject.class_names.shown
-    largest = subject.largest_classes(_ROWS)
+    largest = sorted(shown_classes(subject, class_ids, arguments, console)[:_ROWS])
     members = {names[k]: class_ids == k for k in largest}
     if not np.isin(class_ids, largest).all():
         members["other classes"] = ~np.isin(class_ids, largest)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 import matplotlib.pyplot as plt
@@ -11,7 +12,13 @@ from matplotlib.figure import Figure
 
 from xplique_dirpairs.commands.console import Console, as_json
 from xplique_dirpairs.commands.outputs import keep
-from xplique_dirpairs.commands.subject import Subject, number_of_concepts, open_subject
+from xplique_dirpairs.commands.subject import (
+    Subject,
+    number_of_concepts,
+    open_subject,
+    shown_classes,
+)
+from xplique_dirpairs.core.progress import progress
 from xplique_dirpairs.core.tables import Cell, Table
 from xplique_dirpairs.core.types import Array
 from xplique_dirpairs.data.images import default_patch
@@ -70,6 +77,7 @@ def run(arguments: argparse.Namespace, console: Console) -> None:
     """Learn the pairs, explain the classes, and write the results to a folder."""
     with console.running():
         subject = open_subject(arguments, console)
+        shown = shown_classes(subject, subject.class_ids, arguments, console)
         pairs, history = learn(arguments, subject, console)
         keep(pairs.save, arguments.output / "pairs.npz", console)
         if history.interrupted:
@@ -77,8 +85,10 @@ def run(arguments: argparse.Namespace, console: Console) -> None:
                 console.note(f"the pairs learned so far are in {arguments.output / 'pairs.npz'}")
             raise KeyboardInterrupt
         console.step("importances of the concepts for each class")
-        classes = explain_classes(subject, pairs, arguments.seed)
-        others = len(np.unique(subject.class_ids)) - len(classes)
+        classes = explain_classes(
+            subject, pairs, shown[:EXPLAINED], arguments.seed, console.progress
+        )
+        others = len(shown) - len(classes)
         if others:
             text = f"importances are computed for the {len(classes)} classes with the most images"
             console.note(f"{text}; {others} others are left out: choose classes with --classes")
@@ -92,7 +102,7 @@ def run(arguments: argparse.Namespace, console: Console) -> None:
     text = (
         f"{pairs.number_of_concepts} concepts of layer {subject.split.layer}, learned from "
         f"{len(subject.images)} images.\n\n{importance_table(classes)}\n\n{history.summary()}\n\n"
-        f"Everything is in {arguments.output}/: start with importances.md"
+        f"Everything is in {arguments.output}/: open {arguments.output / 'importances.md'}"
     )
     console.result(text, subject.write_summary(arguments, results, written, console))
 
@@ -126,30 +136,37 @@ def learn(
     return factorizer.pairs_, factorizer.history_
 
 
-def explain_classes(subject: Subject, pairs: DirectionPairs, seed: int) -> list[ClassConcepts]:
-    """Compute crops and importances for the classes with the most images.
+def explain_classes(
+    subject: Subject, pairs: DirectionPairs, class_ids: Sequence[int], seed: int, verbose: int
+) -> list[ClassConcepts]:
+    """Compute crops and importances for some classes.
 
     Parameters
     ----------
     subject : Subject
     pairs : DirectionPairs
         Pairs of the layer of the subject.
+    class_ids : sequence of int
+        Classes that have images.
     seed : int
+    verbose : int
+        0 shows no progress.
 
     Returns
     -------
     classes : list of ClassConcepts
-        At most `EXPLAINED` classes, in increasing order of their numbers.
+        The classes in increasing order of their numbers.
     """
     patch_size = default_patch(subject.images.shape[1:])
     classes = []
-    for k in subject.largest_classes(EXPLAINED):
+    chosen = sorted(class_ids)
+    for k in progress(chosen, len(chosen), "importances", verbose, "class"):
         members = np.flatnonzero(subject.class_ids == k)
         described = members[:: -(-len(members) // _DESCRIBED)]
         extractor = DirectionPairsTf(
             subject.split, patch_size=patch_size, random_state=seed, pairs=pairs
         )
-        extractor.fit(subject.images[described], k)
+        extractor.fit(subject.images[described], k, activations=subject.activations[described])
         if extractor.head.pools_first:
             extractor.estimate_importance(nb_design=_NB_DESIGN)
         else:
@@ -207,7 +224,9 @@ def _write(
         "## Pictures",
     ]
     pictures = []
-    for name, (caption, figure) in _figures(subject, history, classes).items():
+    figures = _figures(history, classes).items()
+    shown = progress(figures, len(figures), "pictures", console.progress, "picture")
+    for name, (caption, figure) in shown:
         escaped = Table([caption], []).formatted("markdown").splitlines()[0].strip("| ")
         page += [escaped, f"![{name}]({name}.png)"]
         pictures.append(f"{name}.png")
@@ -228,12 +247,10 @@ def _write(
     return [*texts, *pictures]
 
 
-def _figures(
-    subject: Subject, history: History, classes: list[ClassConcepts]
-) -> dict[str, tuple[str, Figure]]:
+def _figures(history: History, classes: list[ClassConcepts]) -> dict[str, tuple[str, Figure]]:
     """Return file name → (caption, figure); no file name contains the name of a class."""
-    drawn = subject.largest_classes(IN_OVERVIEW)
-    chosen = [one for one in classes if one.class_id in drawn]
+    ranked = [classes[n] for n in np.argsort([-one.images for one in classes], kind="stable")]
+    chosen = [one for one in classes if one in ranked[:IN_OVERVIEW]]
     overview = plot_importances_of_classes(
         [one.extractor for one in chosen],
         [plain(one.name, 24) for one in chosen],
@@ -241,9 +258,10 @@ def _figures(
     )
     figures = {"importances": ("What each class uses.", overview)}
     for one in classes:
-        if one.class_id in subject.largest_classes(PICTURED):
+        if one in ranked[:PICTURED]:
             caption = f"{one.name}: best crops of its most important concepts."
             figure = one.extractor.plot_concepts_crops(8, min(10, len(one.importances)))
+            figure.suptitle(plain(one.name, 60), fontsize=12, y=1.0, va="bottom")
             figures[f"class_{one.class_id:04d}"] = (caption, figure)
     if history.stages:
         figures["learning"] = ("The learning.", plot_learning(history.stages, "How the fit went"))

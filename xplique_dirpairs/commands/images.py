@@ -21,6 +21,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from xplique_dirpairs.commands.console import listed, printable
 from xplique_dirpairs.core.batching import in_turns
+from xplique_dirpairs.core.progress import ProgressLine
 from xplique_dirpairs.core.types import Array
 
 #: Endings of the names of image files, in lower case.
@@ -209,6 +210,7 @@ def read_images(
     channels: int = 3,
     max_images: int | None = None,
     seed: int = 0,
+    verbose: int = 0,
 ) -> FolderImages:
     """Read images, scale each until it covers (height, width), and cut out its centre.
 
@@ -224,6 +226,8 @@ def read_images(
         another one of its class. By default all images are read.
     seed : int, default=0
         Seed of the choice of images.
+    verbose : int, default=0
+        0 shows no progress.
 
     Returns
     -------
@@ -239,6 +243,7 @@ def read_images(
     images: list[tuple[str, Path, Array]] = []
     skipped = []
     quotas = spread(counts, max_images)
+    line = ProgressLine(sum(quotas), "images", "image")
     for (folder, paths), quota in zip(files.by_class.items(), quotas, strict=True):
         order = np.arange(len(paths)) if quota == len(paths) else rng.permutation(len(paths))
         own: list[tuple[str, Path, Array]] = []
@@ -247,10 +252,13 @@ def read_images(
                 break
             try:
                 own.append((folder, path, read_image(path, size, channels)))
+                if verbose:
+                    line.update(len(images) + len(own))
             except Exception as error:  # decoders raise many kinds of errors for broken files
                 name = printable(path.relative_to(files.root))
                 skipped.append(Skipped(name, _reason(error)))
         images += sorted(own, key=itemgetter(1))
+    line.close()
     if not images:
         shown = listed([f"{name} ({reason})" for name, reason in skipped], 5)
         raise ValueError(f"none of the {sum(counts)} images can be read: {shown}")

@@ -193,6 +193,15 @@ _LEARNING = (
         metavar="NAME",
     ),
 )
+_MIN_IMAGES = _option(
+    "--min-images",
+    "classes with fewer images are left out of tables, pictures and importances, unless --classes "
+    "names them; without class folders that match the outputs, images count for the class that is "
+    "predicted (default: 5)",
+    type=whole_number(1),
+    default=5,
+    metavar="N",
+)
 _OTHER = (
     _option(
         "--other",
@@ -313,7 +322,7 @@ def fit() -> Options:
         "keep the state of the learning in this folder, and continue from what it holds",
         **_FOLDER,
     )
-    return (*_SUBJECT, *_LEARNING, resume, _output("concepts"))
+    return (*_SUBJECT, _MIN_IMAGES, *_LEARNING, resume, _output("concepts"))
 
 
 def compare() -> Options:
@@ -368,6 +377,7 @@ def report() -> Options:
     single_file = "write one HTML file, named by --output; learned pairs are written beside it"
     return (
         *_SUBJECT,
+        _MIN_IMAGES,
         _extractors("--beside", others, []),
         *_OTHER,
         _pairs(),
@@ -419,7 +429,8 @@ def correct() -> Options:
         type=strength,
         metavar="K",
     )
-    return (*_SUBJECT, _pairs(required=True), suppress, off, k, _output("corrected"))
+    own = (_pairs(required=True), suppress, off, k, _output("corrected"))
+    return (*_SUBJECT, _MIN_IMAGES, *own)
 
 
 def match() -> Options:

@@ -51,6 +51,8 @@ _NOT_SCALING = {
 _USUAL = ((0.0, 1.0), (-1.0, 1.0), (0.0, 255.0))
 #: Maximum number of images that are tried.
 _TRIED = 100
+#: Number of positions along a side from which moments of features are measured.
+_POSITIONS = 28
 #: Share of images from which on other preprocessings than that of the layers are not tried.
 _MOSTLY_RIGHT = 0.7
 #: Deviations of normalised images: 1, or that of pixels of which only the mean was subtracted.
@@ -238,7 +240,10 @@ def _by_moving_averages(front: _Front, inputs: dict[str, Array]) -> tuple[str | 
     used = variance > 1e-3 * variance.max()
     divergence = {}
     for name, images in inputs.items():
-        values = np.asarray(features(images), np.float64).reshape(-1, len(mean))[:, used]
+        values = np.asarray(features(images))
+        step = max(1, min(values.shape[1:-1], default=1) // _POSITIONS)
+        values = values[:, ::step, ::step] if values.ndim == 4 else values
+        values = values.astype(np.float64).reshape(-1, len(mean))[:, used]
         ratio = values.var(axis=0) / variance[used]
         shift = (values.mean(axis=0) - mean[used]) ** 2 / variance[used]
         each = (shift + ratio - 1.0 - np.log(np.maximum(ratio, 1e-12))) / 2.0

@@ -12,8 +12,15 @@ from xplique_dirpairs.commands.fit import learn
 from xplique_dirpairs.commands.options import EXTRACTORS
 from xplique_dirpairs.commands.others import open_others
 from xplique_dirpairs.commands.outputs import keep
-from xplique_dirpairs.commands.subject import SUMMARY, Subject, given_concepts, open_subject
+from xplique_dirpairs.commands.subject import (
+    SUMMARY,
+    Subject,
+    given_concepts,
+    open_subject,
+    shown_classes,
+)
 from xplique_dirpairs.comparison.result import Comparison
+from xplique_dirpairs.explanations.model import explain_scan
 from xplique_dirpairs.extractors.concept_layer import ConceptLayer
 from xplique_dirpairs.extractors.scan import scan
 from xplique_dirpairs.pairs import DirectionPairs
@@ -37,6 +44,10 @@ def run(arguments: argparse.Namespace, console: Console) -> None:
         to_fit, shown = subject, subject
         if given is None or arguments.beside:
             to_fit, shown = divide(subject, arguments, console)
+        class_ids = np.concatenate([to_fit.class_ids, shown.class_ids])
+        if to_fit is shown:
+            class_ids = shown.class_ids
+        explained = shown_classes(subject, class_ids, arguments, console)
         names = shown.folder_images.names.tolist()
         others = open_others(subject, names, arguments, console) if arguments.other else []
         comparison: Comparison | None = None
@@ -45,7 +56,7 @@ def run(arguments: argparse.Namespace, console: Console) -> None:
         else:
             concepts = given or _learned(arguments, to_fit, console)
         changes = _changes(arguments, to_fit, console)
-        console.step("write the report")
+        console.step("explain the classes")
         seen = scan(
             concepts,
             shown.images,
@@ -55,6 +66,13 @@ def run(arguments: argparse.Namespace, console: Console) -> None:
             verbose=console.progress,
         )
         position = _says_position(arguments, shown, console)
+        explanation = explain_scan(
+            seen,
+            classes=np.intersect1d(explained, seen.class_ids).tolist() or None,
+            random_state=arguments.seed,
+            verbose=console.progress,
+        )
+        console.step("write the report")
         settings = ReportSettings(
             title=arguments.title or f"Concepts of {arguments.model.name}, layer {concepts.layer}",
             notes=console.notes + console.skipped_notes(),
@@ -67,6 +85,7 @@ def run(arguments: argparse.Namespace, console: Console) -> None:
             arguments.output,
             concepts,
             seen,
+            explanation=explanation,
             comparison=comparison,
             counterfactuals=changes,
             training_activations=to_fit.activations if changes and to_fit is not shown else None,
@@ -75,14 +94,13 @@ def run(arguments: argparse.Namespace, console: Console) -> None:
             single_file=arguments.single_file,
             verbose=console.progress,
         )
-    parts = [seen.class_ids] if to_fit is shown else [seen.class_ids, to_fit.class_ids]
     results = {
         "concepts": concepts.number_of_concepts,
         "measured_on": len(shown.images),
         "metrics": {} if comparison is None else metrics_of(comparison),
         "page": page,
     }
-    summary = subject.summary(arguments, np.concatenate(parts)) | results
+    summary = subject.summary(arguments, class_ids) | results
     if given is None and not arguments.single_file:  # what --other needs to know of the pairs
         path = arguments.output / SUMMARY
         with console.writing(path):

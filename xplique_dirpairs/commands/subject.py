@@ -20,7 +20,8 @@ from xplique_dirpairs.commands.images import FolderImages, find_images, read_ima
 from xplique_dirpairs.commands.network import candidates, layers_text, load_model
 from xplique_dirpairs.commands.pixel_range import find_preprocessing
 from xplique_dirpairs.commands.pixels import Preprocessing, preprocessing
-from xplique_dirpairs.core.progress import quiet
+from xplique_dirpairs.core.batching import slices
+from xplique_dirpairs.core.progress import progress, quiet
 from xplique_dirpairs.core.types import Array
 from xplique_dirpairs.core.validation import shape_fits
 from xplique_dirpairs.data.images import compute_activations
@@ -33,6 +34,8 @@ from xplique_dirpairs.version import __version__
 
 #: Name of the JSON file with the settings and results of a command, in its output folder.
 SUMMARY = "summary.json"
+#: Number of images that pass through the network at a time.
+_BATCH = 64
 #: Number of concepts if it cannot be estimated from the features: the default of `CraftTf`.
 USUAL_NUMBER = 20
 
@@ -56,6 +59,8 @@ class Subject:
         Class of each image; None if the folders are not the classes of the model.
     class_names : ClassNames
         Names of the outputs of the model.
+    verbose : int, default=0
+        0 shows no progress of the images through the network.
     """
 
     split: SplitModel
@@ -64,11 +69,14 @@ class Subject:
     images: Array
     labels: Array | None
     class_names: ClassNames
+    verbose: int = 0
 
     @cached_property
     def activations(self) -> Array:
         """Activations of all images, ndarray of shape (N, *spatial, D)."""
-        return compute_activations(self.split.input_to_latent_model, self.images)
+        model, parts = self.split.input_to_latent_model, list(slices(len(self.images), _BATCH))
+        shown = progress(parts, len(parts), "features", self.verbose, "batch")
+        return np.concatenate([compute_activations(model, self.images[part]) for part in shown])
 
     @property
     def known_activations(self) -> Array | None:
@@ -141,12 +149,6 @@ class Subject:
         if not len(chosen):
             return self, self
         return self.part(np.setdiff1d(np.arange(len(self.images)), chosen)), self.part(chosen)
-
-    def largest_classes(self, at_most: int) -> list[int]:
-        """Return the ``at_most`` classes with the most images, in increasing order."""
-        classes, counts = np.unique(self.class_ids, return_counts=True)
-        largest = np.argsort(-counts, kind="stable")[:at_most]
-        return [int(k) for k in np.sort(classes[largest])]
 
     def summary(self, arguments: argparse.Namespace, class_ids: Array) -> dict[str, Any]:
         """Return the settings of a command and the images it used.
@@ -274,13 +276,15 @@ def open_subject(arguments: argparse.Namespace, console: Console) -> Subject:
         class_names.check_all_found(class_of)
 
     console.step(f"read images of {printable(arguments.images)}")
-    read = read_images(files, size, channels, arguments.max_images, arguments.seed)
+    read = read_images(
+        files, size, channels, arguments.max_images, arguments.seed, console.progress
+    )
     console.skipped = [f"{name}: {reason}" for name, reason in read.skipped]
     if prepared is None:
         console.step("find out what pixels the model takes")
         prepared, reason = _found_preprocessing(model, split, read, choices)
         console.note(reason)
-    subject = _subject(split, prepared, read, choices[0])
+    subject = replace(_subject(split, prepared, read, choices[0]), verbose=console.progress)
     if class_of is not None:
         return _settled(subject, choices, arguments.classes or [], console)
     if not chosen:
@@ -385,6 +389,46 @@ def _settled(
     new = replace(subject, labels=labels, class_names=best.names)
     new.__dict__.update({name: subject.__dict__[name] for name in ("activations", "predicted")})
     return new
+
+
+def shown_classes(
+    subject: Subject, class_ids: Array, arguments: argparse.Namespace, console: Console
+) -> list[int]:
+    """Return the classes with enough images for tables, pictures and importances.
+
+    The console notes in one line which others there are.
+
+    Parameters
+    ----------
+    subject : Subject
+    class_ids : ndarray of shape (N,), int
+        Class of each image.
+    arguments : argparse.Namespace
+        Its ``min_images`` is the smallest number of images. It does not apply to classes that
+        ``classes`` names, nor if no class has as many images.
+    console : Console
+
+    Returns
+    -------
+    classes : list of int
+        In the order of their numbers of images, the most first.
+    """
+    classes, counts = np.unique(class_ids, return_counts=True)
+    order = np.argsort(-counts, kind="stable")
+    classes, counts = classes[order], counts[order]
+    enough, needed = counts >= arguments.min_images, f"{arguments.min_images} images (--min-images)"
+    if arguments.classes or enough.all():
+        return [int(k) for k in classes]
+    if not enough.any():
+        console.note(f"none of the {len(classes)} classes has {needed}: all are shown")
+        return [int(k) for k in classes]
+    few = zip(classes[~enough], counts[~enough], strict=True)
+    names = listed([f"{subject.class_names.shown[k]} ({count})" for k, count in few])
+    console.note(
+        f"{(~enough).sum()} classes with fewer than {needed} are left out of tables, pictures and "
+        f"importances: {names}"
+    )
+    return [int(k) for k in classes[enough]]
 
 
 def given_concepts(subject: Subject, arguments: argparse.Namespace) -> ConceptLayer | None:

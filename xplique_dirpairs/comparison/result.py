@@ -41,6 +41,7 @@ from xplique_dirpairs.plots.comparison import (
     plot_fidelity,
 )
 from xplique_dirpairs.plots.images import as_picture, pixel_limits
+from xplique_dirpairs.plots.layout import plain
 
 #: Keys of the metrics that `Comparison.plot` shows as bars by default.
 BARS = ("deletion", "insertion", "p_at_0.2", "mu_fidelity", "agreement", "activation_r2")
@@ -227,7 +228,9 @@ class Comparison:
             bars.append(ExtractorBars(name, order, total[order], error[order]))
         return plot_extractor_importances(bars, styles)
 
-    def plot_maps(self, image: int, n: int = 5) -> Figure:
+    def plot_maps(
+        self, image: int, n: int = 5, *, class_names: Sequence[str] | None = None
+    ) -> Figure:
         """Draw one image with the concepts of every extractor that contribute most to its class.
 
         The contribution of a concept is the drop of the class's logit when the concept alone is
@@ -240,6 +243,8 @@ class Comparison:
             Index of one of the comparison's images.
         n : int, default=5
             Number of concepts of each extractor.
+        class_names : sequence of K str, optional
+            Names of all classes of the network, for the title. None: "class 0", "class 1", ….
 
         Returns
         -------
@@ -261,9 +266,9 @@ class Comparison:
             name: contributing_concepts(result, image, shape, n)
             for name, result in self.results.items()
         }
-        title = (
-            f"Image {image}: concepts by contribution to the logit of class {self.class_ids[image]}"
-        )
+        k = int(self.class_ids[image])
+        name = f"class {k}" if class_names is None else plain(class_names[k], 60)
+        title = f"Image {image}: concepts by contribution to the logit of {name}"
         picture = as_picture(self.images[image], pixel_limits(self.images))
         return plot_extractor_maps(picture, rows, styles, title)
 
@@ -440,7 +445,9 @@ class Comparison:
             tuple(header.get("missing", ())),
         )
 
-    def save_report(self, folder: str | Path) -> list[Path]:
+    def save_report(
+        self, folder: str | Path, class_names: Sequence[str] | None = None
+    ) -> list[Path]:
         """Write ``table.md``, ``table.csv`` and all figures as PNG and SVG.
 
         The figures are `plot`, `plot_importances`, `plot_maps` of the first image, and
@@ -451,6 +458,8 @@ class Comparison:
         folder : str or path
             Folder to write to. It is created if it does not exist, and existing files of the same
             names are replaced.
+        class_names : sequence of K str, optional
+            Names of all classes of the network, for the figures. None: "class 0", "class 1", ….
 
         Returns
         -------
@@ -467,7 +476,7 @@ class Comparison:
         draw: dict[str, Callable[[], Figure]] = {
             "fidelity": self.plot,
             "importances": self.plot_importances,
-            "maps": partial(self.plot_maps, 0),
+            "maps": partial(self.plot_maps, 0, class_names=class_names),
         }
         first, *others = [name for name in self.results if name not in CONTROLS] or [RANDOM]
         for other, stem in zip(others, aligned_stems(first, others), strict=True):

@@ -117,7 +117,9 @@ class FactorizerCraftTf(HoldsModels, ConceptPlots, ConceptImportance, CraftTf):
 
     # ---------------------------------------------------------------- fitting
 
-    def fit(self, inputs: ArrayLike, class_id: int = 0) -> tuple[tf.Tensor, Array, Array]:
+    def fit(
+        self, inputs: ArrayLike, class_id: int = 0, *, activations: ArrayLike | None = None
+    ) -> tuple[tf.Tensor, Array, Array]:
         """Learn the concepts of a class from its images.
 
         Parameters
@@ -127,6 +129,9 @@ class FactorizerCraftTf(HoldsModels, ConceptPlots, ConceptImportance, CraftTf):
         class_id : int, default=0
             Index of the class whose score `estimate_importance` explains; a single output is class
             0.
+        activations : array-like of shape (N, *spatial, D), optional
+            Activations of the N images in the D channels of the layer, if they are known. None: the
+            images pass through the network.
 
         Returns
         -------
@@ -147,18 +152,26 @@ class FactorizerCraftTf(HoldsModels, ConceptPlots, ConceptImportance, CraftTf):
             If there are no images, if images or activations are not finite or have a shape that the
             models do not take, or if ``class_id`` is out of range.
         """
-        return self._fit(inputs, class_id)
+        return self._fit(inputs, class_id, activations)
 
     def _fit(
-        self, inputs: ArrayLike, class_id: int, **options: Any
+        self, inputs: ArrayLike, class_id: int, activations: ArrayLike | None, **options: Any
     ) -> tuple[tf.Tensor, Array, Array]:
         """Fit as `fit` does, with further options of `_learn`."""
         check_class(class_id, self.head.number_of_classes)
         images = as_images(inputs)
-        # Fitting the factorizer checks that the activations are finite.
-        activations = unchecked_activations(self.input_to_latent_model, images, self.batch_size)
-        self._learn(activations, **options)
-        return self._describe(images, activations, class_id)
+        if activations is None:
+            # Fitting the factorizer checks that the activations are finite.
+            x = unchecked_activations(self.input_to_latent_model, images, self.batch_size)
+        else:
+            x = check_activations(activations)
+            if len(x) != len(images):
+                raise ValueError(
+                    f"activations must have one entry for each of {len(images)} images, not "
+                    f"{len(x)}"
+                )
+        self._learn(x, **options)
+        return self._describe(images, x, class_id)
 
     def _learn(self, activations: Array) -> None:
         """Fit the factorizer on activations (N, *spatial, D) and check that they are finite."""
@@ -355,7 +368,12 @@ class DirectionPairsTf(HoldsPairs, FactorizerCraftTf):
         )
 
     def fit(
-        self, inputs: ArrayLike, class_id: int = 0, *, resume: str | os.PathLike[str] | None = None
+        self,
+        inputs: ArrayLike,
+        class_id: int = 0,
+        *,
+        activations: ArrayLike | None = None,
+        resume: str | os.PathLike[str] | None = None,
     ) -> tuple[tf.Tensor, Array, Array]:
         """Learn the direction pairs of a class from its images.
 
@@ -366,6 +384,9 @@ class DirectionPairsTf(HoldsPairs, FactorizerCraftTf):
         class_id : int, default=0
             Index of the class whose score `estimate_importance` explains; a single output is class
             0.
+        activations : array-like of shape (N, *spatial, D), optional
+            Activations of the N images in the D channels of the layer, if they are known. None: the
+            images pass through the network.
         resume : str or os.PathLike, optional
             Folder in which the state of the learning is saved after every epoch. If it holds the
             state of a fit to the same images with the same settings, that fit is resumed. None:
@@ -401,7 +422,7 @@ class DirectionPairsTf(HoldsPairs, FactorizerCraftTf):
         Ctrl-C ends the learning and keeps the pairs learned so far; ``history_.interrupted`` is
         then True.
         """
-        return self._fit(inputs, class_id, resume=resume)
+        return self._fit(inputs, class_id, activations, resume=resume)
 
     def _learn(self, activations: Array, resume: str | os.PathLike[str] | None = None) -> None:
         """Learn the pairs, or check that given pairs have the channels of the layer."""

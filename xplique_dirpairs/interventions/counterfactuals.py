@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -337,16 +338,17 @@ class CounterfactualSearch:
         shifts, is_met = search.attempts()
         if stay_within is None:
             return np.asarray(shifts[:, 0])
-        images, tries, concepts = shifts.shape
-        flat = shifts.reshape(-1, concepts)
 
-        def features(rows: slice) -> Array:
-            image = np.arange(rows.start, rows.stop) // tries
-            return self.moved.features(search.x[image], search.u[image], flat[rows])
+        def percentiles(images: Array, attempt: int) -> Array:
+            x, u, moves = search.x[images], search.u[images], shifts[images, attempt]
+            moved = partial(self._moved_rows, x, u, moves)
+            return self.distance.of_moved(len(images), moved, x[0].size).percentile
 
-        distances = self.distance.of_moved(images * tries, features, search.x[0].size)
-        percentiles = distances.percentile.reshape(images, tries)
         return first_near(shifts, is_met, percentiles, stay_within)
+
+    def _moved_rows(self, x: Array, u: Array, shifts: Array, rows: slice) -> Array:
+        """Return the features of some images after one move of each."""
+        return self.moved.features(x[rows], u[rows], shifts[rows])
 
     def _result(
         self,

@@ -21,6 +21,7 @@ slopes, and is exact if gains are linear in the coefficients.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -275,17 +276,26 @@ class LeastChanges:
         return ends, *self._lead_and_norm(image, ends)
 
 
-def first_near(shifts: Array, is_met: Array, percentiles: Array, stay_within: float) -> Array:
+def first_near(
+    shifts: Array,
+    is_met: Array,
+    percentiles: Callable[[Array, int], Array],
+    stay_within: float,
+) -> Array:
     """Return the first move of each image that meets the goal near the data, else its first move.
+
+    Distances to the data take long, and most first moves are near. So later moves are only measured
+    where all before them are far.
 
     Parameters
     ----------
     shifts : ndarray of shape (n, C, I)
-        C moves of each image.
+        C moves of each image. Those that meet the goal come first.
     is_met : ndarray of bool of shape (n, C)
         Whether each move meets the goal.
-    percentiles : ndarray of shape (n, C)
-        Distances of the moved features, as percentiles of the training images' distances.
+    percentiles : callable
+        Function of the numbers of m images and of one of their moves. It returns the distances of
+        the moved features, as percentiles of the training images' distances, (m,).
     stay_within : float
         The highest percentile that counts as near.
 
@@ -294,8 +304,15 @@ def first_near(shifts: Array, is_met: Array, percentiles: Array, stay_within: fl
     shifts : ndarray of shape (n, I)
         One move of each image.
     """
-    first = (is_met & (percentiles <= stay_within)).argmax(axis=1)
-    return np.asarray(shifts[np.arange(len(first)), first])
+    chosen, far = np.array(shifts[:, 0]), np.arange(len(shifts))
+    for attempt in range(shifts.shape[1]):
+        far = far[is_met[far, attempt]]
+        if not len(far):
+            break
+        near = percentiles(far, attempt) <= stay_within
+        chosen[far[near]] = shifts[far[near], attempt]
+        far = far[~near]
+    return chosen
 
 
 # ------------------------------------------------------------ the problem and its multiplier

@@ -14,10 +14,10 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
-import keras
 import numpy as np
 import tensorflow as tf
 
+from xplique_dirpairs.core.progress import ProgressLine
 from xplique_dirpairs.core.types import Array
 from xplique_dirpairs.learning.coordinates import Coordinates
 from xplique_dirpairs.learning.features import Batches
@@ -125,14 +125,11 @@ class StageRun:
         if self._stopped or self._epoch >= stage.epochs:
             return
         batches = self._batches(self._epoch * self._per_epoch)
-        bar = None
+        line = None
         if self._problem.verbose:
             concepts = self._problem.number_of_concepts
-            print(f"Learning {concepts} concepts, stage {stage.name}", flush=True)
-            # A stateful metric is shown as it is, not averaged over the epochs.
-            bar = keras.utils.Progbar(
-                stage.epochs, unit_name="epoch", stateful_metrics=["objective"]
-            )
+            title = f"Learning {concepts} concepts, stage {stage.name}"
+            line = ProgressLine(stage.epochs, title, "epoch")
         finite_state = model.state()
         while self._epoch < stage.epochs and not self._stopped:
             model.run_epoch(batches, self._per_epoch)
@@ -150,11 +147,12 @@ class StageRun:
             model.set_learning_rate(self._pace.rate)
             self._stopped |= stop
             self._epoch += 1
-            if bar is not None:
-                bar.update(self._epoch, [("objective", least)] if np.isfinite(least) else [])
+            if line is not None:
+                remark = f"objective {least:.4f}" if np.isfinite(least) else ""
+                line.update(self._epoch, remark)
             yield self._epoch
-        if bar is not None and self._stopped:
-            print()  # the bar of a stage that stopped early has not ended its line
+        if line is not None:
+            line.close()
 
     @property
     def state(self) -> FitState:
