@@ -399,6 +399,16 @@ def test_the_halves_have_the_weights_that_the_model_is_given_later(activation, t
     assert len(second.trainable_weights) == 2
 
 
+def test_a_last_layer_of_ones_own_is_shared_too():
+    inputs = keras.Input((3,))
+    outputs = Cosine(4, "softmax")(layers.Dense(5, name="cut")(inputs))
+    model = keras.Model(inputs, outputs)
+    first, second = split_model(model, "cut")
+    x = np.random.default_rng(0).normal(size=(6, 3)).astype(np.float32)
+    model.layers[-1].rows.assign(model.layers[-1].rows * 3.0 + 1.0)
+    np.testing.assert_allclose(keras.ops.softmax(second(first(x))), model(x), atol=1e-6)
+
+
 class BatchStatistics(layers.Layer):
     """Normalises by the batch, in inference, too."""
 

@@ -328,7 +328,8 @@ def _logits_twin(layer: Any) -> keras.layers.Layer:
     changes = {"activation": "linear", "name": name}  # what the constructor makes of them
     twin = type(layer).from_config(layer.get_config() | changes)
     twin(layer.input)  # which makes its weights
-    twin.set_weights(layer.get_weights())
+    for ours, theirs in zip(twin.variables, layer.variables, strict=True):
+        ours._value = theirs._value
     return twin
 
 
