@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
 import numpy as np
 
@@ -57,26 +58,34 @@ def run(arguments: argparse.Namespace, console: Console) -> None:
             pictures=shown.folder_images.pixels,
             random_state=arguments.seed,
         )
-        page = write_report(
-            arguments.output,
-            concepts,
-            seen,
-            comparison=comparison,
-            counterfactuals=changes,
-            training_activations=to_fit.activations if changes and to_fit is not shown else None,
-            settings=settings,
-            single_file=arguments.single_file,
-            verbose=console.progress,
-        )
+        pages: list[Path] = []
+
+        def write(path: Path) -> None:
+            others = to_fit.activations if changes and to_fit is not shown else None
+            page = write_report(
+                path,
+                concepts,
+                seen,
+                comparison=comparison,
+                counterfactuals=changes,
+                training_activations=others,
+                settings=settings,
+                single_file=arguments.single_file,
+                verbose=console.progress,
+            )
+            pages.append(page)
+
+        keep(write, arguments.output, console)
     parts = [seen.class_ids] if to_fit is shown else [seen.class_ids, to_fit.class_ids]
     results = {
         "concepts": concepts.number_of_concepts,
         "measured_on": len(shown.images),
         "metrics": {} if comparison is None else metrics_of(comparison),
-        "page": page,
+        "page": pages[0] if pages else None,
     }
     summary = subject.summary(arguments, np.concatenate(parts)) | results
-    console.result(f"Open {page} in a browser", summary)
+    text = f"Open {pages[0]} in a browser" if pages else "The report could not be written"
+    console.result(text, summary)
 
 
 def _saved(
