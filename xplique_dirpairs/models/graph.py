@@ -164,6 +164,8 @@ def _explain_missing_layer(layers: list[Any], wanted: str | keras.layers.Layer) 
                 "that model instead of calling it as a layer"
             )
     names = [layer.name for layer in layers]
+    if name in names and not isinstance(wanted, str):
+        return f"the given layer {name!r} belongs to another model: give its name, or model's own"
     shown = ", ".join(names if len(names) <= 12 else [*names[:3], "…", *names[-8:]])
     return f"the model has no layer {name!r}; it has: {shown}"
 
