@@ -213,7 +213,7 @@ def unbuilt():
     "maker, layer, message",
     [
         (two_inputs, "cut", "one input and one output, not 2 and 1"),
-        (two_outputs, "cut", "one input and one output, not 1 and 2"),
+        (two_outputs, "cut", "one input and one output, not 1 and 2: choose one with keras.Model"),
         (used_twice, "cut", "used several times"),
         (Subclassed, "cut", "built"),
         (unbuilt, "cut", "built"),

@@ -81,8 +81,10 @@ def check_single(model: keras.Model) -> None:
             "to build it), not a subclassed one, which has no graph to split"
         )
     if len(inputs) != 1 or len(outputs) != 1:
+        advice = ": choose one with keras.Model(model.inputs, model.outputs[0])"
         raise ValueError(
             f"model must have one input and one output, not {len(inputs)} and {len(outputs)}"
+            f"{advice if len(inputs) == 1 else ''}"
         )
 
 
