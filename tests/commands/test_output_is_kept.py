@@ -15,7 +15,7 @@ import pytest
 from command_line import call, place, quick  # noqa: F401
 from conftest import fake_learn_pairs
 
-from xplique_dirpairs.commands import cli
+from xplique_dirpairs.commands import cli, report
 from xplique_dirpairs.commands.console import Console
 from xplique_dirpairs.commands.outputs import check_can_write, keep
 from xplique_dirpairs.pairs import DirectionPairs
@@ -221,6 +221,30 @@ def test_pairs_that_cannot_be_written_are_kept_among_the_temporary_files(
     [kept] = (tmp_path / "temporary").rglob("pairs.npz")
     assert f"pairs.npz is kept in {kept}" in ran.err
     assert DirectionPairs.load(kept).number_of_concepts == 2
+
+
+@pytest.mark.parametrize("single", [[], ["--single-file", "--output", "report/one.html"]])
+def test_nothing_remains_of_a_report_that_does_not_fit(call, tmp_path, small_disk, single):
+    small_disk(20_000)
+    ran = call("report", "--concepts", 2, "--no-counterfactuals", *single)
+    small_disk(None)
+    assert ran.status == 1 and "The report could not be written" in ran.out
+    assert "(File too large)" in ran.err.splitlines()[-1] and "Traceback" not in ran.err
+    assert [path.suffix for path in (tmp_path / "report").iterdir()] == [".npz"]
+
+
+def test_a_report_that_cannot_be_written_is_kept_among_the_temporary_files(
+    call, place, tmp_path, monkeypatch
+):
+    def write_elsewhere(path, *_, **__):
+        return full(path) if path == Path("report") else path / "index.html"
+
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    monkeypatch.setattr(report, "write_report", write_elsewhere)
+    ran = call("report", "--pairs", place / "given.npz", "--no-counterfactuals")
+    assert ran.status == 1 and f"Open {tmp_path / 'temporary'}" in ran.out
+    assert "report (No space left on device)" in ran.err.splitlines()[-1]
 
 
 def test_a_half_written_file_is_removed_and_a_refused_one_is_not(tmp_path):

@@ -105,6 +105,21 @@ def test_more_concepts_than_atoms_are_said_to_be_random():
     assert scores(pairs, data).share == 1.0
 
 
+class PointingAway(np.random.Generator):
+    """Draws random filters that no feature is above 0 along."""
+
+    def standard_normal(self, shape):
+        return -np.abs(super().standard_normal(shape))
+
+
+def test_a_random_filter_that_is_detected_nowhere_stays_one(rng):
+    sources = rng.gamma(2.0, size=(4000, 5)) * (rng.random((4000, 5)) < 0.08)
+    features = ((sources - sources.mean(axis=0)) / sources.std(axis=0)).astype(np.float32)
+    start = sparse_start(features, 6, PointingAway(np.random.PCG64(0)), np.eye(5))
+    assert start.found == 5
+    np.testing.assert_allclose(np.linalg.norm(start.filters, axis=1), 1.0, rtol=1e-5)
+
+
 def test_the_seed_changes_nothing():
     data = planted(4000)
     one, _ = learn_pairs(data.features, 16, random_state=0, verbose=0)

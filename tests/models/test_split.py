@@ -213,7 +213,7 @@ def unbuilt():
     "maker, layer, message",
     [
         (two_inputs, "cut", "one input and one output, not 2 and 1"),
-        (two_outputs, "cut", "one input and one output, not 1 and 2"),
+        (two_outputs, "cut", "one input and one output, not 1 and 2: choose one with keras.Model"),
         (used_twice, "cut", "used several times"),
         (Subclassed, "cut", "built"),
         (unbuilt, "cut", "built"),
@@ -397,6 +397,30 @@ def test_the_halves_have_the_weights_that_the_model_is_given_later(activation, t
         np.testing.assert_allclose(copied(x), second(x), atol=1e-6)
     assert model.layers[-1].activation is getattr(keras.activations, activation)
     assert len(second.trainable_weights) == 2
+
+
+@pytest.mark.filterwarnings("ignore:You are using a softmax over axis")
+def test_a_softmax_over_a_single_output_is_refused():
+    model = keras.Sequential([keras.Input((3,)), layers.Dense(4, name="cut")])
+    model.add(layers.Dense(1, "softmax"))
+    with pytest.raises(ValueError, match="is 1 for every image: let it end in a sigmoid"):
+        split_model(model, "cut")
+
+
+def test_a_layer_of_another_model_with_the_same_name_is_refused():
+    other = functional().get_layer("cut")
+    with pytest.raises(ValueError, match="'cut' belongs to another model: give its name"):
+        split_model(functional(), other)
+
+
+def test_a_last_layer_of_ones_own_is_shared_too():
+    inputs = keras.Input((3,))
+    outputs = Cosine(4, "softmax")(layers.Dense(5, name="cut")(inputs))
+    model = keras.Model(inputs, outputs)
+    first, second = split_model(model, "cut")
+    x = np.random.default_rng(0).normal(size=(6, 3)).astype(np.float32)
+    model.layers[-1].rows.assign(model.layers[-1].rows * 3.0 + 1.0)
+    np.testing.assert_allclose(keras.ops.softmax(second(first(x))), model(x), atol=1e-6)
 
 
 class BatchStatistics(layers.Layer):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
 import numpy as np
 
@@ -81,31 +82,39 @@ def run(arguments: argparse.Namespace, console: Console) -> None:
             random_state=arguments.seed,
             position=position,
         )
-        page = write_report(
-            arguments.output,
-            concepts,
-            seen,
-            explanation=explanation,
-            comparison=comparison,
-            counterfactuals=changes,
-            training_activations=to_fit.activations if changes and to_fit is not shown else None,
-            others={one.name: (one.concepts, one.images) for one in others},
-            settings=settings,
-            single_file=arguments.single_file,
-            verbose=console.progress,
-        )
+        pages: list[Path] = []
+
+        def write(path: Path) -> None:
+            training = to_fit.activations if changes and to_fit is not shown else None
+            page = write_report(
+                path,
+                concepts,
+                seen,
+                explanation=explanation,
+                comparison=comparison,
+                counterfactuals=changes,
+                training_activations=training,
+                others={one.name: (one.concepts, one.images) for one in others},
+                settings=settings,
+                single_file=arguments.single_file,
+                verbose=console.progress,
+            )
+            pages.append(page)
+
+        keep(write, arguments.output, console)
     results = {
         "concepts": concepts.number_of_concepts,
         "measured_on": len(shown.images),
         "metrics": {} if comparison is None else metrics_of(comparison),
-        "page": page,
+        "page": pages[0] if pages else None,
     }
     summary = subject.summary(arguments, class_ids) | results
-    if given is None and not arguments.single_file:  # what --other needs to know of the pairs
+    if given is None and pages and not arguments.single_file:  # what --other must know of the pairs
         path = arguments.output / SUMMARY
         with console.writing(path):
             path.write_text(as_json(summary) + "\n", encoding="utf-8")
-    console.result(f"Open {page} in a browser", summary)
+    text = f"Open {pages[0]} in a browser" if pages else "The report could not be written"
+    console.result(text, summary)
 
 
 def _says_position(arguments: argparse.Namespace, shown: Subject, console: Console) -> bool:

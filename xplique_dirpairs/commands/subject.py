@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -169,6 +170,7 @@ class Subject:
             "model": arguments.model,
             "seed": arguments.seed,
             "layer": self.split.layer,
+            "weights": _checksum(self.split.input_to_latent_model),
             "preprocessing": self.preprocessing.name,
             "images": {
                 "found": self.folder_images.file_count,
@@ -256,6 +258,12 @@ def open_subject(arguments: argparse.Namespace, console: Console) -> Subject:
     prepared = None if known is None else preprocessing(known)
     if fitted and known != learned_with:
         console.note(f"--preprocessing {known}: the pairs were learned with {learned_with}")
+    weights = _checksum(split.input_to_latent_model)
+    if fitted.get("weights", weights) != weights:
+        console.note(
+            f"{printable(arguments.pairs)} was learned from a model with other weights: its "
+            "concepts need not be those of this model. Learn pairs from this one"
+        )
     size, channels = input_size(model, arguments.size)
 
     files = find_images(arguments.images)
@@ -305,6 +313,15 @@ def summary_of_fit(pairs: Path | None) -> dict[str, Any]:
         return {}
     is_known = isinstance(summary, dict) and summary.get("command") in ("fit", "report")
     return summary if is_known and "layer" in summary else {}
+
+
+def _checksum(half: keras.Model) -> str:
+    """Return a checksum of the weights of a network's first half, which determine its features."""
+    checksum = 0
+    for weight in half.weights:
+        array = np.ascontiguousarray(keras.ops.convert_to_numpy(weight))
+        checksum = zlib.crc32(array.tobytes(), checksum)
+    return f"{checksum:08x}"
 
 
 def _split(

@@ -186,10 +186,12 @@ def _refined(features: Array, filters: Array, rounds: int) -> Array:
     """Return the filters after updating detections and filters alternately until both agree.
 
     The maxima of the excess are those of the largest values; where concepts come together, these
-    are values of several of them. The amounts of what is detected count alike.
+    are values of several of them. The amounts of what is detected count alike. A filter that is
+    detected nowhere stays as it was.
     """
     for _ in range(rounds):
         updated = _covariance_filters(features, amounts_of(features @ filters.T))
+        updated = np.where(updated.any(axis=1, keepdims=True), updated, filters)
         change = float((1 - (updated * filters).sum(axis=1)).max())
         filters = updated
         if change < _CONVERGED:

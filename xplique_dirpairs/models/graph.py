@@ -81,8 +81,10 @@ def check_single(model: keras.Model) -> None:
             "to build it), not a subclassed one, which has no graph to split"
         )
     if len(inputs) != 1 or len(outputs) != 1:
+        advice = ": choose one with keras.Model(model.inputs, model.outputs[0])"
         raise ValueError(
             f"model must have one input and one output, not {len(inputs)} and {len(outputs)}"
+            f"{advice if len(inputs) == 1 else ''}"
         )
 
 
@@ -164,6 +166,8 @@ def _explain_missing_layer(layers: list[Any], wanted: str | keras.layers.Layer) 
                 "that model instead of calling it as a layer"
             )
     names = [layer.name for layer in layers]
+    if name in names and not isinstance(wanted, str):
+        return f"the given layer {name!r} belongs to another model: give its name, or model's own"
     shown = ", ".join(names if len(names) <= 12 else [*names[:3], "…", *names[-8:]])
     return f"the model has no layer {name!r}; it has: {shown}"
 
@@ -328,7 +332,8 @@ def _logits_twin(layer: Any) -> keras.layers.Layer:
     changes = {"activation": "linear", "name": name}  # what the constructor makes of them
     twin = type(layer).from_config(layer.get_config() | changes)
     twin(layer.input)  # which makes its weights
-    twin.set_weights(layer.get_weights())
+    for ours, theirs in zip(twin.variables, layer.variables, strict=True):
+        ours._value = theirs._value
     return twin
 
 

@@ -227,7 +227,7 @@ def split_model(
     ValueError
         If the model is not built, is a subclassed one, has several inputs or outputs, has an output
         of a shape other than (N, K), has no such layer, or has a branch that bypasses the layer;
-        if it takes batches of one size only;
+        if it takes batches of one size only, or ends in a softmax over a single output;
         if its images, or the features at the layer, do not have their channels last; or if
         ``ends_in`` is not one of its values, or contradicts ``multilabel``; or if ``extra_tokens``
         are no places in the sequence.
@@ -259,6 +259,11 @@ def split_model(
     warn_of_other_grid(inputs[0], cut, places)
     second = without_final_activation(rest)
     removed = "linear" if second is rest else final_activation(rest)
+    if removed == "softmax" and outputs[0].shape[-1] == 1:
+        raise ValueError(
+            "the model ends in a softmax over a single output, which is 1 for every image: let it "
+            "end in a sigmoid, and train it again"
+        )
     if removed == "sigmoid":
         # Logits do not show whether they are those of K independent outputs or of K classes.
         second = with_sigmoid_marker(second)

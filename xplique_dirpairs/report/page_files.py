@@ -49,6 +49,8 @@ def save_report(report: Report, path: str | Path, single_file: bool = False) -> 
         If the path is a folder, and ``single_file`` is True.
     FileExistsError
         If the folder holds a ``report_files`` that is not part of a report.
+    OSError
+        If a file cannot be written, as on a full disk. Half of a report is removed again.
     """
     path = Path(path)
     check_place(path, single_file)
@@ -100,6 +102,15 @@ def _write_beside(payload: Payload, folder: Path) -> None:
     """Write everything except the page to a folder, replacing that of an earlier report."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
+    try:
+        _write_files(payload, folder)
+    except OSError:  # such as that of a full disk: half of a report shows nothing
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+
+
+def _write_files(payload: Payload, folder: Path) -> None:
+    """Write the files beside the page to an empty folder."""
     (folder / MARKER).write_text("This folder is replaced when the report is written again.\n")
     for key, value in payload.parts():
         text = f"reportData({as_script(key)},{as_script(value)});\n"
@@ -127,10 +138,17 @@ def _write_page(page: Path, title: str, style: str, scripts: Iterable[str]) -> P
     before, after = _asset("page.html").split("{{scripts}}")
     before = before.replace("{{style}}", style).replace("{{title}}", html.escape(clean(title)))
     page.parent.mkdir(parents=True, exist_ok=True)
-    with page.open("w", encoding="utf-8") as file:
-        file.write(before)
-        file.writelines(f"{script}\n" for script in scripts)
-        file.write(after)
+    is_open = False
+    try:
+        with page.open("w", encoding="utf-8") as file:
+            is_open = True
+            file.write(before)
+            file.writelines(f"{script}\n" for script in scripts)
+            file.write(after)
+    except OSError:
+        if is_open:  # otherwise what is there is another file, which may not be changed
+            page.unlink(missing_ok=True)
+        raise
     return page
 
 
