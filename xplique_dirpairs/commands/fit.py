@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from xplique_dirpairs.commands.console import Console, as_json
-from xplique_dirpairs.commands.outputs import keep
+from xplique_dirpairs.commands.outputs import keep_pairs
 from xplique_dirpairs.commands.subject import Subject, number_of_concepts, open_subject
 from xplique_dirpairs.core.tables import Cell, Table
 from xplique_dirpairs.core.types import Array
@@ -71,7 +71,7 @@ def run(arguments: argparse.Namespace, console: Console) -> None:
     with console.running():
         subject = open_subject(arguments, console)
         pairs, history = learn(arguments, subject, console)
-        keep(pairs.save, arguments.output / "pairs.npz", console)
+        keep_pairs(pairs, arguments.output / "pairs.npz", console)
         if history.interrupted:
             if not console.unwritten:
                 console.note(f"the pairs learned so far are in {arguments.output / 'pairs.npz'}")

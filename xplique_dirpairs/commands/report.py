@@ -10,7 +10,7 @@ from xplique_dirpairs.commands.compare import compare_extractors, divide, metric
 from xplique_dirpairs.commands.console import Console
 from xplique_dirpairs.commands.fit import learn
 from xplique_dirpairs.commands.options import EXTRACTORS
-from xplique_dirpairs.commands.outputs import keep
+from xplique_dirpairs.commands.outputs import keep_pairs
 from xplique_dirpairs.commands.subject import Subject, given_concepts, open_subject
 from xplique_dirpairs.comparison.result import Comparison
 from xplique_dirpairs.extractors.concept_layer import ConceptLayer
@@ -90,8 +90,8 @@ def _saved(
     path = arguments.output / "pairs.npz"
     if arguments.single_file:
         path = arguments.output.with_name(f"{arguments.output.stem}_pairs.npz")
-    keep(pairs.save, path, console)
-    return subject.concepts(pairs)
+    keep_pairs(pairs, path, console)
+    return subject.concepts(pairs, path)
 
 
 def _learned(arguments: argparse.Namespace, to_fit: Subject, console: Console) -> ConceptLayer:
