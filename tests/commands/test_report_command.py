@@ -96,6 +96,12 @@ def test_a_report_learns_from_one_part_of_the_images_and_shows_the_other(call, w
     assert "1 files could not be read" in page.settings.notes[-1]
 
 
+def test_pictures_are_only_made_for_concepts_when_asked(call, written):
+    for options, expected in (([], False), (["--maximise"], True)):
+        assert call("report", "--concepts", 2, "--no-counterfactuals", *options).status == 0
+        assert written[-1].settings.maximise is expected
+
+
 def test_a_report_of_given_pairs_uses_the_layer_and_preprocessing_of_their_fit(call, written):
     assert call("fit", "--concepts", 2).status == 0
     quick = ("--no-counterfactuals", "--json")

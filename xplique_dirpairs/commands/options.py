@@ -336,6 +336,7 @@ def report() -> Options:
         _HELD_OUT,
         _option("--title", "title of the report", metavar="TEXT"),
         _flag("--no-counterfactuals", "leave out what would change each prediction"),
+        _flag("--maximise", "generate a picture for each concept; takes minutes"),
         _flag("--single-file", single_file),
         _output("report"),
     )

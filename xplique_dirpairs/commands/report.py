@@ -55,6 +55,7 @@ def run(arguments: argparse.Namespace, console: Console) -> None:
             notes=console.notes + console.skipped_notes(),
             image_names=shown.folder_images.names.tolist(),
             pictures=shown.folder_images.pixels,
+            maximise=arguments.maximise,
             random_state=arguments.seed,
         )
         page = write_report(
