@@ -390,7 +390,7 @@ def _maximised(seen: Scan, settings: ReportSettings, verbose: int) -> tuple[Arra
     for part in progress(parts, len(parts), "maximised pictures", verbose, "batch"):
         images = maximise(
             seen.layer,
-            np.arange(seen.layer.number_of_concepts)[part],
+            list(range(seen.layer.number_of_concepts))[part],
             values_range=seen.limits,
             image_shape=(shape[0], shape[1], shape[2]),
             batch_size=_MAXIMISED_AT_ONCE,
