@@ -88,7 +88,7 @@ def test_crops_are_the_best_crops_of_different_images(case):
     values = values.reshape(IMAGES, -1, CONCEPTS)
     cut = extract_crops(case.images, patch).reshape(IMAGES, -1, patch, patch, 3)
     for i in range(CONCEPTS):
-        best = np.argsort(-values[..., i].max(axis=1), kind="stable")[:8]
+        best = np.argsort(-values[..., i].max(axis=1), kind="stable")[:10]
         best = best[values[best, :, i].max(axis=1) > 0]
         np.testing.assert_array_equal(pages.crop_images[i], best)
         for crop, n in zip(pages.crops[i], best, strict=True):
