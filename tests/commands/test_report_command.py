@@ -104,6 +104,12 @@ def test_a_report_learns_from_one_part_of_the_images_and_shows_the_other(call, w
     assert "1 files could not be read" in page.settings.notes[-1]
 
 
+def test_pictures_are_only_made_for_concepts_when_asked(call, written):
+    for options, expected in (([], False), (["--maximise"], True)):
+        assert call("report", "--concepts", 2, "--no-counterfactuals", *options).status == 0
+        assert written[-1].settings.maximise is expected
+
+
 def test_a_report_of_given_pairs_uses_the_layer_and_preprocessing_of_their_fit(call, written):
     assert call("fit", "--concepts", 2).status == 0
     quick = ("--no-counterfactuals", "--json")
@@ -116,6 +122,31 @@ def test_a_report_of_given_pairs_uses_the_layer_and_preprocessing_of_their_fit(c
     learned = DirectionPairs.load("concepts/pairs.npz")
     np.testing.assert_array_equal(page.concepts.pairs.filters, learned.filters)
     assert data["page"] == "report/index.html"
+
+
+def test_names_beside_the_pairs_are_read_until_other_pairs_are_learned(call, written, tmp_path):
+    names = tmp_path / "concepts" / "names.json"
+    assert call("fit", "--concepts", 2).status == 0
+    names.write_text('{"1": "wheel"}')
+    given = ["--pairs", "concepts/pairs.npz"]
+    assert call("report", *given, "--no-counterfactuals").status == 0
+    assert written[-1].concepts.concept_names == ("0", "wheel")
+    ran = call("correct", *given, "--suppress", 1)
+    assert ran.status == 0 and "suppress concepts wheel" in ran.err
+    assert call("fit", "--concepts", 2).status == 0
+    assert names.exists()  # the same pairs were learned again
+    ran = call("fit", "--concepts", 3)
+    assert ran.status == 0 and "names the concepts of earlier pairs" in ran.err
+    assert not names.exists() and names.with_name("names_of_earlier_pairs.json").exists()
+
+
+def test_names_that_do_not_fit_the_pairs_are_an_error_that_names_the_file(call, place, tmp_path):
+    pairs = tmp_path / "pairs.npz"
+    pairs.write_bytes((place / "given.npz").read_bytes())
+    (tmp_path / "names.json").write_text('{"3": "wheel"}')
+    for command in (["report"], ["compare"], ["correct", "--suppress", 0]):
+        ran = call(*command, "--pairs", pairs)
+        assert ran.status == 1 and "names.json: concepts are numbered 0 to 2" in ran.err, ran.err
 
 
 def test_pairs_are_refused_at_a_layer_where_they_were_not_learned(call, place, written):

@@ -9,6 +9,7 @@ from xplique_dirpairs.report.content import (
     Change,
     ConceptPages,
     ExtractorConcepts,
+    Fact,
     ImagePages,
     Label,
     OtherNetwork,
@@ -81,10 +82,10 @@ def fake_report(classes=3, concepts=4, images=6, side=48, names=None, cells=7, s
     directions /= np.linalg.norm(directions, axis=1, keepdims=True)
     pages = ConceptPages(
         crops=tuple(
-            rng.integers(0, 255, (8 if i else 0, crop, crop, 3), np.uint8) for i in range(concepts)
+            rng.integers(0, 255, (10 if i else 0, crop, crop, 3), np.uint8) for i in range(concepts)
         ),
         crop_images=tuple(
-            rng.integers(-1, images, 8 if i else 0) for i in range(concepts)
+            rng.integers(-1, images, 10 if i else 0) for i in range(concepts)
         ),
         presence=rng.random(concepts),
         occupancy=rng.random(concepts) / 4,
@@ -97,7 +98,18 @@ def fake_report(classes=3, concepts=4, images=6, side=48, names=None, cells=7, s
             Label(names("label", i), "object", 0.3, 0.5, 0.4, 0.35) if i % 2 else None
             for i in range(concepts)
         ),
-        places=tuple(f"It marks place {i}, not a thing." for i in range(concepts)),
+        pointed_classes=np.argsort(-contributions.T, axis=1)[:, :5],
+        pointed_values=-np.sort(-np.tanh(contributions.T), axis=1)[:, :5],
+        pointed_by="cosine",
+        maximised=tuple(fake_picture(rng, side) for _ in range(concepts)),
+        facts=tuple(
+            (
+                Fact(names("fact", i), names("sentence", i)),
+                Fact("nearest", "With crops.", rng.integers(0, 255, (3, crop, crop, 3), np.uint8)),
+            )
+            if i % 2 else ()
+            for i in range(concepts)
+        ),
     )  # fmt: skip
     likeliest = np.argsort(rng.random((images, classes)), axis=1)[:, :5]
     of_images = rng.normal(size=(images, concepts))
@@ -113,6 +125,7 @@ def fake_report(classes=3, concepts=4, images=6, side=48, names=None, cells=7, s
         contributions=of_images,
         maps=maps,
         changes=tuple(fake_change(n, int(likeliest[n, -1]), concepts) for n in range(images)),
+        places=np.where(np.arange(images)[:, None] % 9, rng.random((images, 2)), np.nan),
     )  # fmt: skip
     extractors = tuple(
         ExtractorConcepts(

@@ -89,7 +89,7 @@ def test_crops_are_the_best_crops_of_different_images(case):
     values = values.reshape(IMAGES, -1, CONCEPTS)
     cut = extract_crops(case.images, patch).reshape(IMAGES, -1, patch, patch, 3)
     for i in range(CONCEPTS):
-        best = np.argsort(-values[..., i].max(axis=1), kind="stable")[:8]
+        best = np.argsort(-values[..., i].max(axis=1), kind="stable")[:10]
         best = best[values[best, :, i].max(axis=1) > 0]
         np.testing.assert_array_equal(pages.crop_images[i], best)
         for crop, n in zip(pages.crops[i], best, strict=True):
@@ -212,8 +212,8 @@ def test_a_report_of_a_network_with_one_output_has_two_classes(case):
 
 
 def test_concept_pages_say_how_concepts_depend_on_the_place(case):
-    assert case.report.concepts.places == ()
+    assert case.report.concepts.facts == ()
     found = position_dependence(case.layer, case.images)
-    assert case.build(position=True).concepts.places == tuple(
-        found.sentence(i) for i in range(CONCEPTS)
+    assert case.build(position=True).concepts.facts == tuple(
+        (("Position", found.sentence(i), None),) for i in range(CONCEPTS)
     )

@@ -8,14 +8,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from fake_report import HOSTILE, fake_report, hostile
+from in_browser import CHROMIUM, PHONE, WIDE, Visit, opened_browser
 
 from xplique_dirpairs.report.page_files import save_report
 from xplique_dirpairs.report.payload import clean
 
-playwright = pytest.importorskip(
-    "playwright.sync_api", reason="Playwright is not installed: pip install playwright"
-)
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None)
 pytestmark = pytest.mark.skipif(
     CHROMIUM is None, reason="Chromium is not installed: apt-get install chromium"
 )
@@ -25,15 +22,11 @@ ROUTES = (
     "/overview", "/concepts", "/concept/0", "/concept/3", "/classes", "/class/4", "/images",
     "/image/5", "/image/69?concept=2", "/comparison", "/help", "/nothing", "/concept/99",
 )  # fmt: skip
-WIDE, PHONE = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
 
 
 @pytest.fixture(scope="module")
 def browser():
-    with playwright.sync_playwright() as running:
-        opened = running.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield opened
-        opened.close()
+    yield from opened_browser()
 
 
 @pytest.fixture(scope="module")
@@ -51,65 +44,6 @@ def plain_page(tmp_path_factory):
     return save_report(
         fake_report(CLASSES, CONCEPTS, IMAGES, 48, cells=4), tmp_path_factory.mktemp("plain")
     )
-
-
-class Visit:
-    """A page that records its errors and its requests."""
-
-    def __init__(self, browser, path, viewport=WIDE, **options):
-        self.context = browser.new_context(viewport=viewport, **options)
-        self.page = self.context.new_page()
-        self.page.set_default_timeout(20_000)
-        self.wrong, self.requests = [], []
-        self.page.on("console", self._record_message)
-        self.page.on("pageerror", lambda error: self.wrong.append(str(error)))
-        self.page.on("requestfailed", lambda request: self.wrong.append(request.url))
-        self.page.on("request", lambda request: self.requests.append(request.url))
-        self.page.goto(path.as_uri())
-        self.page.wait_for_selector("main h1")
-
-    def _record_message(self, message):
-        if message.type in ("error", "warning"):
-            self.wrong.append(message.text)
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        self.context.close()
-
-    def go(self, route):
-        """Go to the page at an address, and wait until it is shown."""
-        self.page.evaluate(
-            """async (to) => {
-                if (location.hash === to) return;
-                const shown = new Promise((then) => {
-                    addEventListener('hashchange', () => setTimeout(then, 0), { once: true });
-                });
-                location.hash = to;
-                await shown;
-            }""",
-            "#" + route,
-        )
-        self.page.wait_for_timeout(30)
-
-    def wait_for_heading(self, text):
-        self.page.wait_for_function(
-            "text => document.querySelector('h1')?.innerText === text", arg=text
-        )
-
-    def load_all_pictures(self):
-        """Load all pictures, and return their number; fail if one is broken."""
-        return self.page.evaluate(
-            """async () => {
-                for (const img of document.images) img.loading = 'eager';
-                await Promise.all([...document.images].map((img) => img.decode()));
-                return document.images.length;
-            }"""
-        )
-
-    def texts(self, selector):
-        return self.page.locator(selector).all_inner_texts()
 
 
 @pytest.mark.parametrize("form", ["folder", "file"])
@@ -282,12 +216,6 @@ def test_the_page_of_an_image_shows_what_would_change_its_prediction(browser, pl
         visit.go("/image/2")
         assert visit.page.locator("section", has_text=title).count() == 0
         assert visit.wrong == []
-
-
-def test_the_page_of_a_concept_says_whether_it_marks_a_place(browser, plain_page):
-    with Visit(browser, plain_page) as visit:
-        visit.go("/concept/3")
-        assert "It marks place 3, not a thing." in visit.texts("main .note")
 
 
 def test_effects_that_are_not_tested_and_not_significant_are_told_apart(browser, plain_page):

@@ -3,6 +3,7 @@
 import json
 from types import SimpleNamespace
 
+import cv2
 import numpy as np
 import pytest
 from conftest import NETWORKS, make_images, make_pairs
@@ -11,6 +12,7 @@ from counted import counted
 from xplique_dirpairs.explanations.model import explain_model
 from xplique_dirpairs.extractors.concept_layer import ConceptLayer
 from xplique_dirpairs.extractors.scan import scan
+from xplique_dirpairs.factorizers.decompositions import PCAFactorizer
 from xplique_dirpairs.interventions.counterfactuals import CounterfactualSearch
 from xplique_dirpairs.models.split import SplitModel
 from xplique_dirpairs.report.content import ReportSettings
@@ -109,6 +111,37 @@ def test_a_given_explanation_is_shown_and_not_computed_again(case, tmp_path):
     explanation = explain_model(layer, images, LABELS, classes=[1], verbose=0)
     page = write_report(tmp_path, layer, images, LABELS, explanation=explanation, verbose=0)
     assert [one["id"] for one in data_of(page)["classes"]] == [1]
+
+
+def test_a_picture_that_makes_the_detector_fire_is_made_for_each_concept(case, tmp_path):
+    layer, images = case("conv_gap")
+    settings = ReportSettings(maximise=True, max_images=4)
+    page = write_report(tmp_path, layer, images, LABELS, settings=settings, verbose=0)
+    shown = [concept["maximised"] for concept in data_of(page)["concepts"]]
+    assert len({one["picture"] for one in shown}) == CONCEPTS
+    assert all((one["height"], one["width"]) == images.shape[1:3] for one in shown)
+
+    def score(x, i):
+        """Return by how much the detector fires more than the strongest other one, as a mean."""
+        excess = layer.pairs.project(x) - layer.pairs.biases
+        return (excess[..., i] - np.delete(excess, i, axis=-1).max(axis=-1).clip(0)).mean()
+
+    for i, one in enumerate(shown):
+        file = (page.parent / BESIDE / one["picture"]).read_bytes()
+        picture = cv2.imdecode(np.frombuffer(file, np.uint8), cv2.IMREAD_COLOR)[..., ::-1]
+        made = layer.activations(picture[None] / np.float32(255))
+        assert score(made, i) > score(layer.activations(images), i)
+
+
+def test_pictures_are_refused_for_concepts_without_detectors(case, tmp_path):
+    layer, images = case("conv_gap")
+    factorizer = PCAFactorizer(2)
+    factorizer.fit(layer.activations(images).reshape(-1, layer.channels))
+    with pytest.raises(TypeError, match="maximise needs direction pairs"):
+        write_report(
+            tmp_path, ConceptLayer.of(factorizer, layer.split), images, LABELS, verbose=0,
+            settings=ReportSettings(maximise=True),
+        )  # fmt: skip
 
 
 @pytest.mark.parametrize(

@@ -8,10 +8,11 @@ import keras
 import matplotlib.pyplot as plt
 import numpy as np
 
-from xplique_dirpairs.commands.console import Console
+from xplique_dirpairs.commands.console import Console, printable
 from xplique_dirpairs.commands.network import load_model
 from xplique_dirpairs.commands.outputs import keep
 from xplique_dirpairs.commands.subject import Subject, open_subject, shown_classes
+from xplique_dirpairs.core.validation import check_concepts
 from xplique_dirpairs.interventions.correction import correct
 from xplique_dirpairs.interventions.correction_report import (
     CorrectionReport,
@@ -28,8 +29,10 @@ def run(arguments: argparse.Namespace, console: Console) -> None:
     """Suppress the concepts, and write the corrected model and what it changes."""
     with console.running():
         subject = open_subject(arguments, console)
-        concepts = subject.concepts(DirectionPairs.load(arguments.pairs))
-        console.step(f"suppress concepts {', '.join(map(str, arguments.suppress))}")
+        concepts = subject.concepts(DirectionPairs.load(arguments.pairs), arguments.pairs)
+        check_concepts(arguments.suppress, concepts.number_of_concepts)
+        names = [printable(concepts.concept_names[i]) for i in arguments.suppress]
+        console.step(f"suppress concepts {', '.join(names)}")
         corrected = correct(
             concepts,
             arguments.suppress,

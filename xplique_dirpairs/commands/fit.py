@@ -11,7 +11,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from xplique_dirpairs.commands.console import Console, as_json
-from xplique_dirpairs.commands.outputs import keep
+from xplique_dirpairs.commands.outputs import keep_pairs
 from xplique_dirpairs.commands.subject import (
     Subject,
     number_of_concepts,
@@ -79,7 +79,7 @@ def run(arguments: argparse.Namespace, console: Console) -> None:
         subject = open_subject(arguments, console)
         shown = shown_classes(subject, subject.class_ids, arguments, console)
         pairs, history = learn(arguments, subject, console)
-        keep(pairs.save, arguments.output / "pairs.npz", console)
+        keep_pairs(pairs, arguments.output / "pairs.npz", console)
         if history.interrupted:
             if not console.unwritten:
                 console.note(f"the pairs learned so far are in {arguments.output / 'pairs.npz'}")

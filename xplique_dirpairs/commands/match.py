@@ -18,7 +18,7 @@ def run(arguments: argparse.Namespace, console: Console) -> None:
     """Match the concepts, and write table and figure to a folder."""
     with console.running():
         subject = open_subject(arguments, console)
-        own = subject.concepts(DirectionPairs.load(arguments.pairs))
+        own = subject.concepts(DirectionPairs.load(arguments.pairs), arguments.pairs)
         names = subject.folder_images.names.tolist()
         networks = {network_name(arguments.model, own.layer): (own, subject.activations)}
         for other in open_others(subject, names, arguments, console):

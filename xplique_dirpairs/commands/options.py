@@ -386,6 +386,7 @@ def report() -> Options:
         _option("--title", "title of the report", metavar="TEXT"),
         _flag("--no-counterfactuals", "leave out what would change each prediction"),
         _flag("--position", "say of each concept whether it depends on the place in the image"),
+        _flag("--maximise", "generate a picture for each concept; takes minutes"),
         _flag("--single-file", single_file),
         _output("report"),
     )

@@ -12,7 +12,7 @@ from xplique_dirpairs.commands.console import Console, as_json
 from xplique_dirpairs.commands.fit import learn
 from xplique_dirpairs.commands.options import EXTRACTORS
 from xplique_dirpairs.commands.others import open_others
-from xplique_dirpairs.commands.outputs import keep
+from xplique_dirpairs.commands.outputs import keep, keep_pairs
 from xplique_dirpairs.commands.subject import (
     SUMMARY,
     Subject,
@@ -79,6 +79,7 @@ def run(arguments: argparse.Namespace, console: Console) -> None:
             notes=console.notes + console.skipped_notes(),
             image_names=names,
             pictures=shown.folder_images.pixels,
+            maximise=arguments.maximise,
             random_state=arguments.seed,
             position=position,
         )
@@ -143,8 +144,8 @@ def _saved(
     path = arguments.output / "pairs.npz"
     if arguments.single_file:
         path = arguments.output.with_name(f"{arguments.output.stem}_pairs.npz")
-    keep(pairs.save, path, console)
-    return subject.concepts(pairs)
+    keep_pairs(pairs, path, console)
+    return subject.concepts(pairs, path)
 
 
 def _learned(arguments: argparse.Namespace, to_fit: Subject, console: Console) -> ConceptLayer:

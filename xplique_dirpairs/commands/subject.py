@@ -22,6 +22,7 @@ from xplique_dirpairs.commands.network import candidates, layers_text, load_mode
 from xplique_dirpairs.commands.pixel_range import find_preprocessing
 from xplique_dirpairs.commands.pixels import Preprocessing, preprocessing
 from xplique_dirpairs.core.batching import slices
+from xplique_dirpairs.core.concept_names import NAMES_FILE
 from xplique_dirpairs.core.progress import progress, quiet
 from xplique_dirpairs.core.types import Array
 from xplique_dirpairs.core.validation import shape_fits
@@ -102,15 +103,32 @@ class Subject:
         """The number of channels of the layer, D."""
         return int(self.split.input_to_latent_model.output_shape[-1])
 
-    def concepts(self, pairs: DirectionPairs) -> ConceptLayer:
-        """Return pairs as concepts at the layer.
+    def concepts(self, pairs: DirectionPairs, path: Path) -> ConceptLayer:
+        """Return pairs as concepts at the layer, with the names that the user gave them.
+
+        Parameters
+        ----------
+        pairs : DirectionPairs
+        path : Path
+            File of the pairs. The names are read from a file `NAMES_FILE` beside it, if there is
+            one.
+
+        Returns
+        -------
+        concepts : ConceptLayer
 
         Raises
         ------
         ValueError
-            If the layer has another number of channels than the pairs.
+            If the layer has another number of channels than the pairs, or the names do not fit.
         """
-        return ConceptLayer.of(pairs, self.split, class_names=self.class_names.shown)
+        names = path.with_name(NAMES_FILE)
+        return ConceptLayer.of(
+            pairs,
+            self.split,
+            class_names=self.class_names.shown,
+            concept_names=names if names.exists() else None,
+        )
 
     def part(self, chosen: Array) -> Subject:
         """Return the subject with the chosen images only; computed activations are kept.
@@ -450,7 +468,8 @@ def shown_classes(
 
 def given_concepts(subject: Subject, arguments: argparse.Namespace) -> ConceptLayer | None:
     """Return the pairs of --pairs as concepts at the layer; None if the option is not given."""
-    return subject.concepts(DirectionPairs.load(arguments.pairs)) if arguments.pairs else None
+    path = arguments.pairs
+    return subject.concepts(DirectionPairs.load(path), path) if path else None
 
 
 def number_of_concepts(wanted: int | str, subject: Subject, seed: int, console: Console) -> int:

@@ -418,21 +418,6 @@ def check_concepts(concepts: ArrayLike | None, number_of_concepts: int) -> Array
     return indices
 
 
-def check_concept_names(names: Sequence[str] | None, number_of_concepts: int) -> tuple[str, ...]:
-    """Return a name for each concept; None names them by their indices.
-
-    Raises
-    ------
-    ValueError
-        If the number of names is wrong.
-    """
-    if names is None:
-        return tuple(str(i) for i in range(number_of_concepts))
-    if isinstance(names, str) or len(names) != number_of_concepts:
-        raise ValueError(f"concept_names must be {number_of_concepts} names, not {names!r}")
-    return tuple(str(name) for name in names)
-
-
 def check_class_names(names: Names, number_of_classes: int) -> tuple[str, ...]:
     """Return a name for each class, such as "class 3" for a class without a name.
 

@@ -14,8 +14,9 @@ import keras
 import numpy as np
 
 from xplique_dirpairs.core.batching import by_position
+from xplique_dirpairs.core.concept_names import ConceptNames, check_concept_names
 from xplique_dirpairs.core.types import Array
-from xplique_dirpairs.core.validation import Names, check_class_names, check_concept_names
+from xplique_dirpairs.core.validation import Names, check_class_names
 from xplique_dirpairs.data.images import best_crops, compute_activations
 from xplique_dirpairs.extractors.kinds import (
     Extractor,
@@ -99,7 +100,7 @@ class ConceptLayer:
         *,
         model: keras.Model | None = None,
         class_names: Names = None,
-        concept_names: Sequence[str] | None = None,
+        concept_names: ConceptNames = None,
     ) -> ConceptLayer:
         """Create a layer from any kind of fitted concepts.
 
@@ -122,8 +123,10 @@ class ConceptLayer:
             classes: class 0 for low and class 1 for high outputs. None: "class 0", "class 1", …;
             for one output "no" and "yes", or "low output" and "high output", as `Head.class_names`
             says.
-        concept_names : sequence of I str, optional
-            Names of the I concepts. None: their numbers, "0", "1", …
+        concept_names : sequence of I str, dict of int to str, str or Path, optional
+            Names of all I concepts, or of some by their index; or a JSON file that holds either,
+            such as the ``names.json`` that a report saves. Concepts without a name, and all for
+            None, are named by their numbers, "0", "1", …
 
         Returns
         -------
@@ -138,6 +141,8 @@ class ConceptLayer:
             concepts; if names do not match classes or concepts; if ``model`` lacks the layer; or if
             decoding is not affine, so that a concept cannot be switched off independently of the
             others.
+        OSError
+            If the file of names cannot be read.
         NotFittedError
             If the extractor is not fitted.
         """

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from xplique_dirpairs.core.concept_names import check_concept_names
 from xplique_dirpairs.core.types import Array
-from xplique_dirpairs.core.validation import check_concept_names
 from xplique_dirpairs.extractors.concept_layer import ConceptLayer, as_extractor, split_of
 from xplique_dirpairs.extractors.kinds import fitted_concepts
 from xplique_dirpairs.pairs import DirectionPairs

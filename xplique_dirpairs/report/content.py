@@ -36,8 +36,11 @@ class ReportSettings:
         Upper limit on the number of images that have a page: first those in which a concept is
         strongest, then images of all classes in turn. Numbers in the report are computed from all
         images.
-    nb_crops : int, default=8
+    nb_crops : int, default=10
         Largest number of crops of each concept, the parts of images in which it is strongest.
+    maximise : bool, default=False
+        Whether to generate a picture for each concept that makes its detector fire: see `maximise`,
+        which takes seconds to a minute for each concept.
     picture_side : int, default=320
         Longest side of the pictures, in pixels; smaller pictures are not enlarged.
     batch_size : int, default=64
@@ -46,8 +49,8 @@ class ReportSettings:
         Largest size, in bytes, of the activations that are kept in memory (2**29 are 512 MB). The
         images whose activations are not kept pass through the network again when these are needed.
     random_state : int or None, default=0
-        Seed of the sample of positions, and of the noise directions that the influence of concepts
-        is tested against. None draws a seed.
+        Seed of the sample of positions, of the noise directions that the influence of concepts is
+        tested against, of the arrangements of images, and of maximised pictures. None draws a seed.
     position : bool, default=False
         Whether the page of each concept says how it depends on the place in the image:
         `position_dependence` on up to 100 of the images.
@@ -64,7 +67,8 @@ class ReportSettings:
     image_names: Sequence[str] | None = None
     pictures: Sequence[ArrayLike] | Array | None = None
     max_images: int = 500
-    nb_crops: int = 8
+    nb_crops: int = 10
+    maximise: bool = False
     picture_side: int = 320
     batch_size: int = 64
     memory: int = KEPT_BYTES
@@ -107,6 +111,24 @@ class Label(NamedTuple):
     average_precision: float
 
 
+class Fact(NamedTuple):
+    """A fact about a concept, for the page of the concept.
+
+    Attributes
+    ----------
+    name : str
+        What the fact is about, such as "Nearest concept of another model".
+    text : str
+        A sentence.
+    crops : ndarray of shape (k, s, s, 3), uint8, or None
+        Crops that illustrate it, of side s in pixels.
+    """
+
+    name: str
+    text: str
+    crops: Array | None = None
+
+
 @dataclass(frozen=True, eq=False)
 class ConceptPages:
     """Data of the pages of I concepts: how they look, and where they are detected.
@@ -137,9 +159,18 @@ class ConceptPages:
         where at least one of them is.
     labels : tuple of I (Label or None)
         Label of each concept; None for a concept without one.
-    places : tuple of I str, default=()
-        How each concept depends on the place in the image, as a sentence; empty if that was not
-        measured.
+    pointed_classes : ndarray of shape (I, m), int
+        Indices of at most five classes that the encoding direction of each concept points to, the
+        best first: see `arrangement.pointed_classes`.
+    pointed_values : ndarray of shape (I, m)
+        What these classes are ranked by.
+    pointed_by : {"cosine", "unit effect"}
+        Meaning of the values: cosines with the centred weights of the classes or, where the head is
+        not linear, changes of their centred logits for one unit of length.
+    maximised : tuple of I ndarray of shape (height, width, 3), uint8, or ()
+        A picture generated for each concept, which makes its detector fire; () for none.
+    facts : tuple of I (tuple of Fact), or ()
+        Further facts about each concept; () for none.
     """
 
     crops: tuple[Array, ...]
@@ -152,7 +183,11 @@ class ConceptPages:
     filter_cosines: Array | None
     overlaps: Array
     labels: tuple[Label | None, ...]
-    places: tuple[str, ...] = ()
+    pointed_classes: Array
+    pointed_values: Array
+    pointed_by: str
+    maximised: tuple[Array, ...] = ()
+    facts: tuple[tuple[Fact, ...], ...] = ()
 
 
 class Change(NamedTuple):
@@ -213,6 +248,9 @@ class ImagePages:
         0.5 % of a concept's positive values are 1; 0 where the concept is not detected.
     changes : tuple of n (Change or None)
         Counterfactual of each image; None for an image without one.
+    places : ndarray of shape (n, 2)
+        Coordinates in [0, 1] of each image among the shown images that are predicted as the same
+        class, arranged by their contributions; NaN where these are too few.
     """
 
     pictures: tuple[Array, ...]
@@ -225,6 +263,7 @@ class ImagePages:
     contributions: Array
     maps: Array
     changes: tuple[Change | None, ...]
+    places: Array
 
 
 @dataclass(frozen=True, eq=False)

@@ -29,6 +29,8 @@ MAPS_AT_ONCE = 25
 MOST_OTHERS = 5
 #: Number of nearest concepts that the page of a concept lists.
 _NEAREST = 6
+#: Concepts whose signal vectors have a cosine above this value are called similar.
+_SIMILAR = 0.6
 #: Significant digits that numbers are written with: those of float32.
 _DIGITS = 7
 
@@ -74,6 +76,8 @@ class Payload:
             },
             "imagesOfAll": explained.images.sum(),
             "histogramOf": report.concepts.histogram_of,
+            "pointedBy": report.concepts.pointed_by,
+            "similarFrom": _SIMILAR,
             "notes": report.notes,
             "mapsAtOnce": MAPS_AT_ONCE,
         }
@@ -101,6 +105,7 @@ class Payload:
         pages, explained = self.report.concepts, self.report.explanation
         label, filters = pages.labels[i], pages.filter_cosines
         nearest = np.argsort(-np.abs(pages.signal_cosines[i]), kind="stable")
+        similar = np.argsort(-pages.signal_cosines[i], kind="stable")
         return {
             "name": explained.concept_names[i],
             "color": to_hex(explained.colors[i]),
@@ -110,7 +115,6 @@ class Payload:
             "crops": self._strip(f"concept-{i:04d}", pages.crops[i]),
             "cropImages": pages.crop_images[i],
             "label": label and label._asdict(),
-            "place": pages.places[i] if pages.places else None,
             "nearest": [
                 {
                     "concept": j,
@@ -131,6 +135,33 @@ class Payload:
                 }
                 for number, network in enumerate(self.report.networks)
             ],
+            "similar": [
+                {"concept": j, "cosine": pages.signal_cosines[i, j]}
+                for j in similar.tolist()
+                if j != i and pages.signal_cosines[i, j] > _SIMILAR
+            ],
+            "pointed": [
+                {"class": k, "value": value}
+                for k, value in zip(pages.pointed_classes[i], pages.pointed_values[i], strict=True)
+            ],
+            "maximised": self._maximised(i),
+            "facts": [
+                {**fact._asdict(), "crops": self._strip(f"fact-{i:04d}-{f:02d}", fact.crops)}
+                for f, fact in enumerate(pages.facts[i] if pages.facts else ())
+            ],
+        }
+
+    def _maximised(self, i: int) -> dict[str, Any] | None:
+        """Store the picture that was generated for a concept, and return it; None if none was."""
+        if not self.report.concepts.maximised:
+            return None
+        picture = self.report.concepts.maximised[i]
+        height, width = picture.shape[:2]
+        return {
+            "picture": self._stored(f"maximised/{i:04d}", picture),
+            "width": width,
+            "height": height,
+            "small": min(height, width) <= SMALL,
         }
 
     def _class(self, c: int) -> dict[str, Any]:
@@ -191,6 +222,7 @@ class Payload:
             "residual": pages.residuals[n],
             "contributions": pages.contributions[n],
             "change": change and change._asdict(),
+            "place": pages.places[n] if np.isfinite(pages.places[n]).all() else None,
         }
 
     def _nearest_crops(self, number: int, j: int) -> dict[str, Any] | None:

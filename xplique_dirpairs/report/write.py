@@ -27,16 +27,19 @@ from xplique_dirpairs.extractors.concept_layer import ConceptLayer
 from xplique_dirpairs.extractors.scan import BINS, Scan, scan
 from xplique_dirpairs.interventions.counterfactual_result import Counterfactuals
 from xplique_dirpairs.interventions.counterfactuals import CounterfactualSearch
+from xplique_dirpairs.maximisation.maximise import maximise
 from xplique_dirpairs.metrics.dissection import NO_LABEL
 from xplique_dirpairs.metrics.interpretability import Interpretability
 from xplique_dirpairs.metrics.manipulation import class_probabilities
 from xplique_dirpairs.metrics.registry import METRICS
 from xplique_dirpairs.plots.images import pixel_limits
 from xplique_dirpairs.position.dependence import position_dependence
+from xplique_dirpairs.report.arrangement import arranged_by_class, pointed_classes
 from xplique_dirpairs.report.content import (
     Change,
     ConceptPages,
     ExtractorConcepts,
+    Fact,
     ImagePages,
     Label,
     Report,
@@ -55,6 +58,8 @@ _OTHER_CROPS = 4
 _CELLS = 16
 #: Percentage of a concept's positive values that are shown at full strength in its maps.
 _BRIGHTEST = 0.5
+#: Number of pictures that are maximised at once, after which the progress bar moves on.
+_MAXIMISED_AT_ONCE = 4
 #: Number of images with the best crops of each concept that get a page before all other images.
 _BEST_FIRST = 4
 #: Number of images, spread evenly over all, on which dependence on the place is measured.
@@ -134,7 +139,8 @@ def write_report(
     Raises
     ------
     TypeError
-        If ``concepts`` is not an extractor, or an argument has the wrong type.
+        If ``concepts`` is not an extractor, an argument has the wrong type, or pictures are to be
+        maximised of concepts that are not direction pairs.
     ValueError
         If explanation, counterfactuals, names or other parts belong to other images or concepts, or
         an argument is out of range.
@@ -147,6 +153,11 @@ def write_report(
     path = Path(path)
     check_place(path, single_file)  # Fail now, and not after minutes of computation.
     layer = ConceptLayer.of(concepts)
+    if settings.maximise and layer.pairs is None:
+        raise TypeError(
+            "settings.maximise needs direction pairs, whose detectors pictures can be made for, "
+            f"not the concepts of a {type(layer.fitted).__name__}"
+        )
     pixels = images.images if isinstance(images, Scan) else as_images(images)
     _check_parts(layer, len(pixels), explanation, interpretability, counterfactuals, settings)
     seen = images if isinstance(images, Scan) else scan(
@@ -214,13 +225,15 @@ def build_report(
     pages = _image_pages(seen, shown, gallery, settings, verbose)
     class_names = dict(enumerate(seen.layer.names_of_classes(seen.logits.shape[1])))
     class_names |= zip(explanation.class_ids.tolist(), explanation.class_names, strict=True)
-    concepts = _concept_pages(seen, shown, pages.maps, gallery, settings, interpretability)
-    if settings.position:
-        concepts = replace(concepts, places=_places(seen, settings, verbose))
     report = Report(
         title=str(settings.title),
         explanation=explanation,
-        concepts=concepts,
+        concepts=replace(
+            _concept_pages(seen, explanation, shown, pages.maps, gallery, settings),
+            labels=_labels(interpretability, len(explanation.concept_names)),
+            maximised=_maximised(seen, settings, verbose) if settings.maximise else (),
+            facts=_place_facts(seen, settings, verbose) if settings.position else (),
+        ),
         images=pages if changes is None else replace(pages, changes=changes),
         class_names=class_names,
         notes=tuple(str(note) for note in settings.notes),
@@ -306,6 +319,7 @@ def _image_pages(
             for k, features, coefficients in zip(likeliest[part, 0].tolist(), x, u, strict=True)
         ]
     names = settings.image_names
+    by_concept = np.stack([one.by_concept for one in contributions])
     return ImagePages(
         pictures=tuple(scaled_down(gallery[n], settings.picture_side) for n in shown),
         names=tuple(f"image {n}" if names is None else str(names[n]) for n in shown),
@@ -314,9 +328,10 @@ def _image_pages(
         probabilities=np.take_along_axis(probabilities, likeliest, axis=1),
         scores=np.array([one.score for one in contributions]),
         residuals=np.array([one.residual for one in contributions]),
-        contributions=np.stack([one.by_concept for one in contributions]),
+        contributions=by_concept,
         maps=_scaled(np.concatenate(maps)),
         changes=(None,) * len(shown),
+        places=arranged_by_class(by_concept, likeliest[:, 0], settings.random_state),
     )
 
 
@@ -343,13 +358,16 @@ def _scaled(maps: Array) -> Array:
 
 def _concept_pages(
     seen: Scan,
+    explanation: ModelExplanation,
     shown: Array,
     maps: Array,
     gallery: Gallery,
     settings: ReportSettings,
-    interpretability: Interpretability | None,
 ) -> ConceptPages:
-    """Return the data of the pages of all concepts; ``maps`` (n, h, w, I) are of shown images."""
+    """Return the data of the pages of all concepts, without labels and maximised pictures.
+
+    ``maps`` (n, h, w, I) are those of the shown images.
+    """
     layer, concepts = seen.layer, seen.layer.number_of_concepts
     best = [seen.best_images(i, settings.nb_crops).tolist() for i in range(concepts)]
     side = crop_side(seen.patch / min(seen.images.shape[1:3]) * min(gallery[0].shape[:2]))
@@ -361,6 +379,7 @@ def _concept_pages(
     if histogram is None:
         histogram = np.stack([np.histogram(maps[..., i], BINS, (0, 1))[0] for i in range(concepts)])
     decoding = layer.decoding
+    classes, values, values_of = pointed_classes(seen, explanation)
     return ConceptPages(
         crops=tuple(np.array(own, np.uint8).reshape(-1, side, side, 3) for own in crops),
         crop_images=tuple(np.array([places.get(n, -1) for n in own], int) for own in best),
@@ -371,23 +390,51 @@ def _concept_pages(
         signal_cosines=cosines(layer.encoding, layer.encoding),
         filter_cosines=None if decoding is None else cosines(decoding, decoding),
         overlaps=seen.overlaps,
-        labels=(None,) * concepts if interpretability is None else _labels(interpretability),
+        labels=(None,) * concepts,
+        pointed_classes=classes,
+        pointed_values=values,
+        pointed_by=values_of,
     )
 
 
-def _places(seen: Scan, settings: ReportSettings, verbose: int) -> tuple[str, ...]:
-    """Return how each concept depends on the place in the image, as sentences."""
+def _place_facts(
+    seen: Scan, settings: ReportSettings, verbose: int
+) -> tuple[tuple[Fact, ...], ...]:
+    """Return how each concept depends on the place in the image, as a fact for its page."""
     count = len(seen.images)
     chosen = np.linspace(0, count - 1, min(count, _POSITION_IMAGES)).astype(int)
     found = position_dependence(
         seen.layer, seen.images[chosen], batch_size=settings.batch_size,
         random_state=settings.random_state, verbose=verbose,
     )  # fmt: skip
-    return tuple(found.sentence(i) for i in range(len(found.verdicts)))
+    return tuple((Fact("Position", found.sentence(i)),) for i in range(len(found.verdicts)))
 
 
-def _labels(scores: Interpretability) -> tuple[Label | None, ...]:
+def _maximised(seen: Scan, settings: ReportSettings, verbose: int) -> tuple[Array, ...]:
+    """Return a picture for each concept that makes its detector fire, as `maximise` does."""
+    parts = list(slices(seen.layer.number_of_concepts, _MAXIMISED_AT_ONCE))
+    shape = seen.images.shape[1:]
+    pictures: list[Array] = []
+    for part in progress(parts, len(parts), "maximised pictures", verbose, "batch"):
+        images = maximise(
+            seen.layer,
+            list(range(seen.layer.number_of_concepts))[part],
+            values_range=seen.limits,
+            image_shape=(shape[0], shape[1], shape[2]),
+            batch_size=_MAXIMISED_AT_ONCE,
+            random_state=settings.random_state,
+            verbose=0,
+        )
+        pictures += [
+            scaled_down(one, settings.picture_side) for one in as_bytes(images, seen.limits)
+        ]
+    return tuple(pictures)
+
+
+def _labels(scores: Interpretability | None, concepts: int) -> tuple[Label | None, ...]:
     """Return the label of each concept with its scores, or None for a concept without a label."""
+    if scores is None:
+        return (None,) * concepts
     names = flat_concepts(scores.concepts)
     figures = zip(
         scores.iou, scores.precision, scores.recall, scores.average_precision, strict=True

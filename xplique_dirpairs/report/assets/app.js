@@ -88,10 +88,16 @@ function searchable() {
     ({ kind, text, href, low: text.toLowerCase() }));
 }
 
+let everything = null;
+
+/** Makes the next search look at the present names of concepts. */
+function forgetSearch() {
+  everything = null;
+}
+
 function startSearch() {
   const input = document.getElementById('search');
   const list = document.getElementById('found');
-  let everything = null;
   let active = -1;
   const close = () => {
     list.hidden = true;
@@ -147,10 +153,18 @@ function startSearch() {
   });
 }
 
+/** Prepares the page for print: pictures that were not seen yet are loaded, details are open. */
+function startPrinting() {
+  window.addEventListener('beforeprint', () => {
+    for (const img of document.images) img.loading = 'eager';
+    for (const more of document.querySelectorAll('details')) more.open = true;
+  });
+}
+
 function startKeys() {
   document.addEventListener('keydown', (event) => {
     if (event.ctrlKey || event.metaKey || event.altKey) return;
-    if (event.target.closest('input, select, textarea, .wide')) return;
+    if (event.target.closest('input, select, textarea, dialog, .wide')) return;
     if (event.key === '/') {
       event.preventDefault();
       document.getElementById('search').focus();
@@ -214,6 +228,7 @@ async function start() {
   });
   startSearch();
   startKeys();
+  startPrinting();
   rememberPlaces();
   window.addEventListener('hashchange', showPage);
   showPage(true);

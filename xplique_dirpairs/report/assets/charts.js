@@ -64,7 +64,7 @@ function effectCells(one, i, mostEffect, mostContribution) {
     { node: signed(one.units[i], 3), value: one.units[i] },
     { node: reason ? el('span', { class: 'reason' }, 'not tested: ' + reason)
       : [pValue(one.p[i]), one.significance[i] === 0
-        ? el('span', { class: 'reason' }, ' not significant') : null],
+        ? el('span', { class: 'reason short' }, ' not significant') : null],
       value: one.p[i] },
     { node: signedBar(one.contributions[i], mostContribution), value: one.contributions[i] },
   ];
@@ -107,17 +107,19 @@ function crop(strip, k, alt) {
   });
 }
 
-/** Returns the first crops of a concept, or "none" if it has none. */
+/** Returns the first crops of a concept on a button that fans out all of them; "none" if none. */
 function crops(i, most) {
-  return cropsOf(report.concepts[i].crops, most, conceptName(i));
+  return cropsOf(report.concepts[i].crops, most, conceptName(i), i);
 }
 
-/** Returns the first crops of a strip, or "none" if there is none. */
-function cropsOf(strip, most, name) {
+/** Returns the first crops of a strip, or "none" if there is none; a button if they fan out. */
+function cropsOf(strip, most, name, fan = null) {
   if (!strip) return el('span', { class: 'nocrop muted', title: 'not detected in any image' }, 'none');
   const all = Array.from({ length: Math.min(most, strip.count) }, (_, k) =>
     crop(strip, k, 'Crop ' + (k + 1) + ' of ' + name));
-  return el('span', { class: 'crops' }, all);
+  return fan === null ? el('span', { class: 'crops' }, all)
+    : el('button', { type: 'button', class: 'crops', onclick: () => openFan(fan),
+      'aria-haspopup': 'dialog', 'aria-label': 'All crops of ' + name }, all);
 }
 
 function picture(n, alt, lazy = true) {

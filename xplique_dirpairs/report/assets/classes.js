@@ -44,7 +44,11 @@ function classesPage(main) {
 /** Returns the number of significant concepts of those tested; a dash if none was tested. */
 function significantConcepts(one) {
   const tested = one.significance.filter((grade) => grade >= 0).length;
-  if (!tested || !report.influence.reachable) return 'not tested';
+  if (!tested) {
+    return el('span', { class: 'reason' }, 'not tested: ', [...new Set(Object.values(one.untested))]
+      .join('; '));
+  }
+  if (!report.influence.reachable) return 'not tested: too few noise vectors';
   return one.significance.filter((grade) => grade === 2).length + ' of ' + tested;
 }
 
@@ -73,6 +77,8 @@ function classPage(main, id) {
       classLink(found.target)], confusionOf(found))),
     one.extractors.length ? section('Concepts of each extractor', extractorsOf(one)) : null,
     section('All concepts', classTable(one)),
+    section('Images by the concepts of their prediction', arrangementOf(id) || emptyNote(
+      'Fewer than 5 of the shown images are predicted as this class: too few to arrange.')),
     section('Images', imagesOfClass(id)),
   ]);
 }

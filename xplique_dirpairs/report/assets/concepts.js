@@ -16,17 +16,33 @@ function movedClasses(i) {
 /** Returns for how many classes a concept is significant, or why none could be. */
 function significanceOf(i) {
   const tested = report.classes.filter((one) => !(i in one.untested)).length;
-  if (!tested) return 'not tested';
-  if (!report.influence.reachable) return 'not tested: too few noise vectors';
-  return 'significant for ' + movedClasses(i).length + ' of ' + count(tested, 'tested class',
-    'tested classes');
+  if (!tested || !report.influence.reachable) {
+    const reasons = [...new Set(report.classes.map((one) => one.untested[i]))].filter(Boolean);
+    return 'not tested: ' + (reasons.join('; ') || 'too few noise vectors');
+  }
+  const [moved, of] = [movedClasses(i).length, count(tested, 'tested class', 'tested classes')];
+  return moved ? 'significant for ' + moved + ' of ' + of
+    : 'not significant for any of ' + of + ' (random directions may have effects as large)';
 }
 
-/** Returns the effect of a concept that is largest in size, over all classes. */
-function largestEffect(i) {
-  const effects = report.classes.map((one) => one.effects[i]).filter((value) => value !== null);
-  const [first] = effects.sort((one, other) => Math.abs(other) - Math.abs(one));
-  return first === undefined ? '\u2013' : signed(first) + ' logits';
+/** Returns the class for which a concept has the value that is largest in size; null if none. */
+function classOfLargest(values, i) {
+  const known = report.classes.filter((one) => values(one)[i] !== null);
+  known.sort((one, other) => Math.abs(values(other)[i]) - Math.abs(values(one)[i]));
+  return known.length ? known[0] : null;
+}
+
+/** Returns in a sentence what a concept moves: how much, and then what the tests say. */
+function verdictOf(i) {
+  const most = classOfLargest((one) => one.effects, i);
+  const given = classOfLargest((one) => one.contributions, i);
+  return [
+    most ? ['Largest effect ', signed(most.effects[i]) + ' ' + plusMinus(most.intervals[i]) +
+      ' logits on ', classLink(most.id), '; '] : null,
+    given ? ['largest contribution ', signed(given.contributions[i]) + ' logits to ',
+      classLink(given.id), '; '] : null,
+    significanceOf(i), '.',
+  ];
 }
 
 function conceptsPage(main, query) {
@@ -74,32 +90,80 @@ function conceptCard(i) {
     el('h3', {}, conceptLink(i)),
     concept.label ? el('p', {}, 'labelled ', bdi(concept.label.name)) : null,
     crops(i, 4),
-    el('p', { class: 'muted' }, 'in ' + percent(concept.presence) + ' of the images; largest ' +
-      'effect ' + largestEffect(i) + '; ' + significanceOf(i)));
+    el('p', { class: 'muted' }, 'In ' + percent(concept.presence) + ' of the images. ',
+      verdictOf(i)));
 }
 
 function conceptPage(main, i) {
   const concept = report.concepts[i];
   add(main, [
     heading([swatch(i), bdi(conceptName(i))], pager('concept', i, report.concepts.length)),
+    el('p', {}, isNamed(i) ? 'Concept ' + i + '. ' : null, verdictOf(i)),
     concept.label ? labelOf(concept.label) : null,
-    concept.place ? el('p', { class: 'note' }, concept.place) : null,
+    concept.facts.map(factOf),
     section('Where it is strongest', strongestPlaces(i)),
     section('How often it is detected', facts([
       ['at positions', percent(concept.occupancy)],
       ['in images', percent(concept.presence)],
-      ['largest effect', largestEffect(i)],
-      ['test of its direction', significanceOf(i)],
     ]), el('figure', { class: 'chart' },
       histogram(concept.histogram, concept.color, report.histogramOf),
       el('figcaption', {}, report.histogramOf === 'detection'
         ? 'Share of positions by detection, from 0 (absent) to 1 (present); logarithmic scale.'
         : 'Share of cells of the shown images by coefficient, relative to the largest; ' +
           'logarithmic scale.'))),
-    section('Classes', conceptClasses(i)),
-    section('Nearest concepts', nearestConcepts(concept)),
+    concept.maximised ? section('A picture made for it', maximisedPicture(i)) : null,
+    section('Classes', conceptClasses(i),
+      el('p', {}, download('Save as CSV', 'concept-' + i + '.csv', 'text/csv',
+        () => conceptData(i)))),
+    section('Classes that its signal vector points to', pointedClasses(concept)),
+    section('Similar concepts', similarConcepts(concept), nearestConcepts(concept)),
     concept.others.length ? section('In other networks', otherNetworks(concept, i)) : null,
+    section('Name', namingOf(i)),
   ]);
+}
+
+function factOf(fact) {
+  return el('div', { class: 'note' }, el('b', {}, bdi(fact.name)), ': ', bdi(fact.text),
+    fact.crops ? el('span', { class: 'crops' }, Array.from({ length: fact.crops.count }, (_, k) =>
+      crop(fact.crops, k, 'Crop ' + (k + 1) + ': ' + fact.name))) : null);
+}
+
+function maximisedPicture(i) {
+  const { picture: path, width, height, small } = report.concepts[i].maximised;
+  return el('figure', { class: 'chart' },
+    el('img', { alt: 'Picture made for ' + conceptName(i), width, height, loading: 'lazy',
+      class: small ? 'small' : null, src: pictureUrl(path) }),
+    el('figcaption', {}, 'Made by a computer, starting from noise, such that the detector of this ' +
+      'concept fires as much as possible and no other one does. It is no photograph.'));
+}
+
+/** Returns the classes whose weights are most like the signal vector of a concept. */
+function pointedClasses(concept) {
+  const byCosine = report.pointedBy === 'cosine';
+  const found = concept.pointed.filter((one) => one.value > 0);
+  const most = largest(found.map((one) => one.value));
+  return [
+    found.length ? el('ul', { class: 'bars pointed' }, found.map((one) => el('li', {},
+      el('span', {}, classLink(one.class)),
+      byCosine ? shareBar(one.value) : signedBar(one.value, most, 3))))
+      : emptyNote('None: more of it lowers all of these classes.'),
+    el('p', { class: 'muted lead' }, byCosine
+      ? 'Cosine of its signal vector with the weights of the class, less their mean over all ' +
+        'classes. At 100\u00a0% the two have the same direction; at 0\u00a0% more of the concept ' +
+        'does not move the class. This is read from the network and does not depend on the images.'
+      : 'Change of the logit, less its mean over classes, by a step of length 1 along the signal ' +
+        'vector. The network is not linear after this layer, so the classes have no weights to ' +
+        'compare it with.'),
+  ];
+}
+
+function similarConcepts(concept) {
+  if (!concept.similar.length) {
+    return emptyNote('No other signal vector has a cosine above ' + report.similarFrom + '.');
+  }
+  return el('p', {}, 'Signal vectors with a cosine above ' + report.similarFrom + ': ',
+    concept.similar.map((one, k) => [k ? ', ' : null, el('a', { href: '#/concept/' + one.concept,
+      class: 'similar' }, bdi(conceptName(one.concept))), ' (' + fixed(one.cosine, 2) + ')']), '.');
 }
 
 function labelOf(label) {

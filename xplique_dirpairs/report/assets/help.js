@@ -18,6 +18,10 @@ const WORDS = [
   ['Significant', () => report.influence.test + '. Benjamini\u2013Hochberg: \u25cf: corrected for the ' +
     'number of tests; \u25cb: not corrected. An effect can be small and significant, or large ' +
     'and not: read its size first.'],
+  ['Points to', 'A signal vector points to a class if its cosine with the weights of the class, ' +
+    'less their mean over all classes, is large: then more of the concept raises this class.'],
+  ['Images by the concepts of their prediction', 'A picture in which images are neighbours if the ' +
+    'same concepts contributed to their predictions (t-SNE). Distances in it are not distances.'],
   ['Signal vector', 'The change of the features where the concept is present (encoding).'],
   ['Filter', 'The direction that detects whether the concept is present (decoding).'],
   ['Without concepts', 'The logit with every concept off. It consists of the residual, which the ' +
@@ -37,7 +41,8 @@ function helpPage(main) {
     el('dl', { class: 'words' }, WORDS.map(([word, text]) =>
       [el('dt', {}, word), el('dd', {}, typeof text === 'function' ? text() : text)])),
     section('Keys', el('p', {}, el('kbd', {}, '/'), ' goes to the search, ', el('kbd', {}, '\u2190'),
-      ' and ', el('kbd', {}, '\u2192'), ' go to the previous and the next page.')),
+      ' and ', el('kbd', {}, '\u2192'), ' go to the previous and the next page. ', el('kbd', {}, 'Enter'), ' or a click on crops ' +
+      'shows all crops of a concept; ', el('kbd', {}, 'Esc'), ' closes them.')),
     el('p', { class: 'muted' }, 'Written by xplique-dirpairs ' + report.version +
       '. The report loads nothing from the network.'),
   ]);

@@ -113,7 +113,8 @@ function matrix() {
 
 function matrixCell(one, i, value, most, which) {
   const share = value === null ? 0 : Math.abs(value) / most;
-  const verdict = which === 'influence' ? ', ' + gradeWords(one.significance[i]) : '';
+  const verdict = which !== 'influence' ? '' : ' ' + plusMinus(one.intervals[i]) + ', ' +
+    gradeWords(one.significance[i]) + (i in one.untested ? ': ' + one.untested[i] : '');
   const words = conceptName(i) + ', ' + className(one.id) + ': ' + signed(value, 3) + verdict;
   const mark = which === 'influence' ? { '-1': '\u2013', 2: '\u25cf' }[one.significance[i]] : null;
   return el('td', {

@@ -17,7 +17,7 @@ function el(tag, props, ...children) {
   return node;
 }
 
-const SVG_TAGS = new Set(['svg', 'rect', 'line', 'text', 'g', 'path']);
+const SVG_TAGS = new Set(['svg', 'rect', 'line', 'text', 'g', 'path', 'circle']);
 
 function add(node, children) {
   for (const child of children.flat(Infinity)) {
