@@ -77,8 +77,8 @@ def test_progress_is_shown_unless_verbose_is_0(layer, data, capsys):
     explain_model(layer, *data, settings=PERMUTED)
     shown = capsys.readouterr().out
     for title in ("images", "influence", "contributions", "confusions"):
-        assert f"{title}\n" in shown
-    assert f"{CONCEPTS}/{CONCEPTS}" in shown
+        assert f"{title}: " in shown
+    assert f"{CONCEPTS} of {CONCEPTS}" in shown
 
 
 # ------------------------------------------------------------------ known reasons
