@@ -11,7 +11,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from xplique_dirpairs.commands.console import Console, as_json
-from xplique_dirpairs.commands.outputs import keep_pairs
+from xplique_dirpairs.commands.kept_pairs import keep_pairs
 from xplique_dirpairs.commands.subject import (
     Subject,
     number_of_concepts,

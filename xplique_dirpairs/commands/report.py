@@ -10,9 +10,10 @@ import numpy as np
 from xplique_dirpairs.commands.compare import compare_extractors, divide, metrics_of
 from xplique_dirpairs.commands.console import Console, as_json
 from xplique_dirpairs.commands.fit import learn
+from xplique_dirpairs.commands.kept_pairs import keep_pairs
 from xplique_dirpairs.commands.options import EXTRACTORS
 from xplique_dirpairs.commands.others import open_others
-from xplique_dirpairs.commands.outputs import keep, keep_pairs
+from xplique_dirpairs.commands.outputs import keep
 from xplique_dirpairs.commands.subject import (
     SUMMARY,
     Subject,
