@@ -96,6 +96,7 @@ def test_a_report_shows_the_nearest_concepts_of_an_earlier_report(call, fits, la
         (lambda other: (other / "summary.json").unlink(), [], 2, "there is no summary.json beside"),
         (lambda other: other.with_name("larger.keras").unlink(), [], 2, "--other-model FILE"),
         (lambda _: None, ["--other-model", "a", "b"], 2, "one --other-model for each --other"),
+        (lambda _: None, ["--max-images", "6"], 2, "compared on 8 or more images, not 6"),
     ],
 )
 def test_what_is_missing_is_said_in_one_line(call, fits, change, options, status, message):

@@ -57,7 +57,7 @@ def place(tmp_path_factory):
     (folder / "imagenet.json").write_text(json.dumps(entries))
     for k in (0, 217, 482):
         (folder / "photos" / entries[k][0]).mkdir(parents=True)
-        for n, image in enumerate(make_images(8, (48, 56, 3), seed=k)):
+        for n, image in enumerate(make_images(12, (48, 56, 3), seed=k)):
             pixels = Image.fromarray((255 * image).astype(np.uint8))
             pixels.save(folder / "photos" / entries[k][0] / f"{n}.png")
     return folder
@@ -133,6 +133,8 @@ def test_the_examples_of_the_help_run_one_after_the_other(place, monkeypatch, ca
             for name in ("b", "c"):
                 Path("moved").mkdir(exist_ok=True)
                 shutil.copy("b.keras", f"moved/{name}.keras")
+        if "report_of_another_model" in arguments:
+            shutil.copytree("report", "report_of_another_model")
         status = cli.main(arguments)
         printed = capsys.readouterr()
         lists_layers = arguments[0] == "fit" and "--layer" not in arguments
@@ -140,4 +142,4 @@ def test_the_examples_of_the_help_run_one_after_the_other(place, monkeypatch, ca
         if lists_layers:
             assert "Start with --layer out_relu" in printed.err
         elif "--json" not in arguments:
-            assert re.search(r"(open|Open|Start with) \S+", printed.out.splitlines()[-1])
+            assert re.search(r"([Oo]pen|[Ss]tart with) \S+", printed.out.splitlines()[-1])

@@ -103,6 +103,10 @@ def test_equal_crops_of_an_image_give_one_crop_per_image():
     assert (best_crops(values, 3, 10) // 4).tolist() == [1, 2, 0]
 
 
+def test_no_concepts_have_no_crops(rng):
+    assert best_crops_of_images(rng.random((2, 8, 8, 3)), np.zeros((2, 4, 4, 0)), 3) == []
+
+
 def test_best_crops_of_images_come_from_different_images(rng):
     images = rng.uniform(size=(5, 20, 33, 3)).astype(np.float32)
     maps = rng.uniform(size=(5, 4, 3, 2)).astype(np.float32)

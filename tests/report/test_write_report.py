@@ -215,3 +215,10 @@ def test_another_network_must_have_the_same_images(case, tmp_path):
         write_report(
             tmp_path, layer, images, LABELS, others={"other": (layer, images[1:])}, verbose=0
         )
+
+
+def test_too_few_images_for_another_network_are_refused_before_anything_is_computed(case, tmp_path):
+    layer, images = case("conv_gap")
+    with pytest.raises(ValueError, match="compared on 8 or more images, not 7"):
+        write_report(tmp_path, layer, images[:7], LABELS[:7], others={"itself": layer}, verbose=0)
+    assert not any(tmp_path.iterdir())

@@ -18,6 +18,7 @@ from xplique_dirpairs.commands.subject import Subject, input_size, summary_of_fi
 from xplique_dirpairs.core.types import Array
 from xplique_dirpairs.core.validation import shape_fits
 from xplique_dirpairs.extractors.concept_layer import ConceptLayer
+from xplique_dirpairs.matching.match_extractors import LEAST_IMAGES
 from xplique_dirpairs.models.split import split_model
 from xplique_dirpairs.pairs import DirectionPairs
 
@@ -66,6 +67,11 @@ def open_others(
     ValueError
         If the pairs do not fit the layer, or images cannot be read again.
     """
+    if len(names) < LEAST_IMAGES:
+        raise UsageError(
+            f"--other: concepts of two networks are compared on {LEAST_IMAGES} or more images, not "
+            f"{len(names)}: give more images, a larger --held-out, or --pairs"
+        )
     models = arguments.other_model or [None] * len(arguments.other)
     if len(models) != len(arguments.other):
         raise UsageError(

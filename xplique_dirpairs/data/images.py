@@ -283,7 +283,9 @@ def best_crops_of_images(images: Array, maps: Array, count: int) -> list[Array]:
         One array for each concept, with k ≤ ``count`` crops. The side is `default_patch`, or the
         image's shorter side if maps have a single cell.
     """
-    has_places = maps[0, ..., 0].size > 1
+    if not maps.shape[-1]:
+        return []
+    has_places = math.prod(maps.shape[1:-1]) > 1
     patch = default_patch(images.shape[1:]) if has_places else min(images.shape[1:3])
     values = crop_coefficients(maps, images.shape[1:3], patch)
     values = values.reshape(len(images), -1, maps.shape[-1])

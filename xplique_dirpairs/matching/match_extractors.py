@@ -33,7 +33,7 @@ from xplique_dirpairs.metrics.universality import (
 )
 
 #: Least number of images: a quarter of them must be at least two.
-_LEAST_IMAGES = 8
+LEAST_IMAGES = 8
 
 
 def match_extractors(
@@ -103,8 +103,8 @@ def match_extractors(
     maps = {name: maps_of(readers[name], x, name) for name, (_, x) in extractors.items()}
     check_same_images(maps)
     images = len(next(iter(maps.values())))
-    if images < _LEAST_IMAGES:
-        raise ValueError(f"there must be {_LEAST_IMAGES} or more images, not {images}")
+    if images < LEAST_IMAGES:
+        raise ValueError(f"there must be {LEAST_IMAGES} or more images, not {images}")
     wanted = common_grid({name: one.shape[1:3] for name, one in maps.items()}, grid)
     seed = check_seed(random_state)
     order = check_random_state(seed).permutation(images)

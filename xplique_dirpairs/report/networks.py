@@ -11,7 +11,7 @@ from xplique_dirpairs.core.validation import as_images
 from xplique_dirpairs.data.images import best_crops_of_images, concept_maps
 from xplique_dirpairs.extractors.concept_layer import ConceptLayer
 from xplique_dirpairs.extractors.scan import Scan
-from xplique_dirpairs.matching.match_extractors import match_extractors
+from xplique_dirpairs.matching.match_extractors import LEAST_IMAGES, match_extractors
 from xplique_dirpairs.plots.images import pixel_limits
 from xplique_dirpairs.report.content import OtherNetwork, ReportSettings
 from xplique_dirpairs.report.pictures import as_bytes
@@ -20,6 +20,34 @@ from xplique_dirpairs.report.pictures import as_bytes
 _IMAGES = 500
 #: Number of crops of each concept of another network.
 _CROPS = 4
+
+
+def check_others(others: Mapping[str, Any], total: int) -> None:
+    """Check that concepts of other networks can be compared, before anything is computed.
+
+    Parameters
+    ----------
+    others : mapping of str to object
+        See `write_report`.
+    total : int
+        Number of images of the report.
+
+    Raises
+    ------
+    ValueError
+        If there are too few images, or a network has other ones.
+    """
+    if others and total < LEAST_IMAGES:
+        raise ValueError(
+            f"others: concepts of two networks are compared on {LEAST_IMAGES} or more images, not "
+            f"{total}: give more images, or leave the other networks out"
+        )
+    for name, other in others.items():
+        if isinstance(other, tuple) and len(other[1]) != total:
+            raise ValueError(
+                f"others: {name!r} has {len(other[1])} images, but the report has {total}: give "
+                "the same images in the same order, preprocessed for that network"
+            )
 
 
 def other_networks(
@@ -32,17 +60,12 @@ def other_networks(
     seen : Scan
         Result of `scan` for the images and the concepts of the report.
     others : mapping of str to object
-        See `write_report`.
+        See `write_report`; checked by `check_others`.
     settings : ReportSettings
 
     Returns
     -------
     networks : tuple of OtherNetwork
-
-    Raises
-    ------
-    ValueError
-        If there are too few images, or a network has other ones.
     """
     total = len(seen.images)
     chosen = np.linspace(0, total - 1, min(total, _IMAGES)).round().astype(int)
@@ -53,11 +76,6 @@ def other_networks(
     for name, other in others.items():
         concepts, images = other if isinstance(other, tuple) else (other, seen.images)
         layer, images = ConceptLayer.of(concepts), as_images(images)
-        if len(images) != total:
-            raise ValueError(
-                f"others: {name!r} has {len(images)} images, but the report has {total}: give the "
-                "same images in the same order, preprocessed for that network"
-            )
         x = layer.activations(images[chosen], settings.batch_size)
         matches = match_extractors(
             {"report": (seen.layer, own), "other": (layer, x)},

@@ -45,7 +45,7 @@ from xplique_dirpairs.report.content import (
     Report,
     ReportSettings,
 )
-from xplique_dirpairs.report.networks import other_networks
+from xplique_dirpairs.report.networks import check_others, other_networks
 from xplique_dirpairs.report.page_files import check_place, save_report
 from xplique_dirpairs.report.payload import largest_contributions
 from xplique_dirpairs.report.pictures import Gallery, as_bytes, crop_side, cut, scaled_down
@@ -160,6 +160,7 @@ def write_report(
         )
     pixels = images.images if isinstance(images, Scan) else as_images(images)
     _check_parts(layer, len(pixels), explanation, interpretability, counterfactuals, settings)
+    check_others(others or {}, len(pixels))
     seen = images if isinstance(images, Scan) else scan(
         layer, pixels, labels, batch_size=settings.batch_size, memory=settings.memory,
         random_state=settings.random_state, verbose=verbose,
