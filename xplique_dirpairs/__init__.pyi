@@ -59,6 +59,8 @@ from .metrics.interpretability import Interpretability as Interpretability
 from .metrics.labelled_detectors import interpretability as interpretability
 from .metrics.labelled_detectors import score_labels as score_labels
 from .metrics.position import mirror_scores as mirror_scores
+from .metrics.static_dynamic import StaticDynamicShares as StaticDynamicShares
+from .metrics.static_dynamic import static_dynamic_shares as static_dynamic_shares
 from .metrics.universality import Universality as Universality
 from .metrics.universality import universality as universality
 from .models.head import Head as Head
@@ -76,3 +78,6 @@ from .sensitivity.influence import InfluenceSettings as InfluenceSettings
 from .sensitivity.influence import influence as influence
 from .sensitivity.influence_result import Influence as Influence
 from .version import __version__ as __version__
+from .video.clips import VideoPairs as VideoPairs
+from .video.static_dynamic import StaticDynamic as StaticDynamic
+from .video.static_dynamic import static_dynamic as static_dynamic

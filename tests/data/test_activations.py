@@ -75,7 +75,7 @@ def test_activations_of_every_rank_become_float32(shape, kind):
     "activations, message",
     [
         (np.ones(4), r"\(4,\)"),
-        (np.ones((1, 2, 3, 4, 5)), "must be numeric with shape"),
+        (np.ones((1, 2, 3, 4, 5, 6)), "must be numeric with shape"),
         (np.ones((0, 4)), "no activations"),
         (np.ones((2, 3, 0)), "no activations"),
         (with_value((3, 4), np.nan), "NaN or infinite"),

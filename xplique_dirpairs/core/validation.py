@@ -64,12 +64,44 @@ def as_images(images: ArrayLike) -> Array:
     if array.ndim == 3:
         array = array[None]
     if array.ndim != 4:
+        advice = "; this function takes no videos" if array.ndim == 5 else ""
         raise ValueError(
             "images must have shape (N, height, width, channels) or (height, width, channels), "
-            f"not {array.shape}"
+            f"not {array.shape}{advice}"
         )
     if array.size == 0:
         raise ValueError(f"there are no images: shape {array.shape}")
+    return array
+
+
+def as_inputs(images: ArrayLike) -> Array:
+    """Return images (N, height, width, C), or videos (N, T, height, width, C), unchecked.
+
+    What has five axes are videos of T frames; everything else is checked as by `as_images`.
+    """
+    array = _as_array("images", images, _DATASET)
+    if array.ndim == 5 and array.size:
+        return array
+    return as_images(array)
+
+
+def as_videos(videos: ArrayLike) -> Array:
+    """Return videos (N, T, height, width, C) of unchanged dtype; values are not checked."""
+    array = _as_array("videos", videos, _DATASET)
+    if array.ndim == 4:
+        array = array[None]
+    if array.ndim != 5 or array.size == 0:
+        raise ValueError(
+            "videos must have shape (N, frames, height, width, channels) or (frames, height, "
+            f"width, channels), not {array.shape}"
+        )
+    return array
+
+
+def check_inputs(images: ArrayLike) -> Array:
+    """Return images, or videos (N, T, height, width, C), as finite float32, values unchanged."""
+    array = _as_float32(as_inputs(images))
+    check_finite("images", array, advice="")
     return array
 
 
@@ -78,7 +110,7 @@ def check_activations(activations: ArrayLike) -> Array:
 
     Parameters
     ----------
-    activations : array-like of shape (N, H, W, D), (N, T, D) or (N, D)
+    activations : array-like of shape (N, T, H, W, D), (N, H, W, D), (N, T, D) or (N, D)
 
     Returns
     -------
@@ -97,10 +129,10 @@ def check_activations(activations: ArrayLike) -> Array:
 def as_activations(activations: ArrayLike) -> Array:
     """Return activations as float32 of shape (N, *spatial, D); values are not checked."""
     array = _as_array("activations", activations, _STREAM)
-    if array.ndim not in (2, 3, 4):
+    if array.ndim not in (2, 3, 4, 5):
         raise ValueError(
-            "activations must be numeric with shape (N, H, W, D), (N, T, D) or (N, D), "
-            f"not {array.dtype} {array.shape}"
+            "activations must be numeric with shape (N, T, H, W, D), (N, H, W, D), (N, T, D) or "
+            f"(N, D), not {array.dtype} {array.shape}"
         )
     if array.size == 0:
         raise ValueError(f"there are no activations: shape {array.shape}")
@@ -151,20 +183,26 @@ def shape_fits(shape: tuple[int | None, ...], wanted: tuple[int | None, ...]) ->
 
 
 def check_images_fit(shape: tuple[int | None, ...], model: object) -> None:
-    """Raise a ValueError if the shape (height, width, C) does not fit the input of a model.
+    """Raise a ValueError if a shape (height, width, C) does not fit the input of a model.
+
+    Videos have shape (T, height, width, C).
 
     A subclassed model without a known input shape accepts any images.
     """
     check_takes_images(model)
     wanted = getattr(model, "input_shape", None)
     if isinstance(wanted, tuple) and not shape_fits(shape, wanted[1:]):
-        raise ValueError(f"images have shape {tuple(shape)}, but the network takes {wanted[1:]}")
+        names = {3: "images", 4: "videos"}
+        raise ValueError(
+            f"{names.get(len(shape), 'images')} have shape {tuple(shape)}, but the network takes "
+            f"{wanted[1:]}"
+        )
 
 
 def check_takes_images(model: object) -> None:
-    """Raise a ValueError if the input of a model is known, and is not images with channels."""
+    """Raise a ValueError if the input of a model is known, and is not images, or videos."""
     wanted = getattr(model, "input_shape", None)
-    if isinstance(wanted, tuple) and len(wanted) != 4:
+    if isinstance(wanted, tuple) and len(wanted) not in (4, 5):
         begin = (
             f"let it begin with keras.Input({(*wanted[1:], 1)}) and keras.layers.Reshape("
             f"{wanted[1:]}), or "

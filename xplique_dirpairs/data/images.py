@@ -22,8 +22,8 @@ from xplique_dirpairs.core.types import Array
 from xplique_dirpairs.core.validation import (
     as_activations,
     check_finite,
-    check_images,
     check_images_fit,
+    check_inputs,
 )
 from xplique_dirpairs.data.devices import workers
 from xplique_dirpairs.models.tracing import any_number
@@ -64,7 +64,7 @@ def compute_activations(model: keras.Model, images: ArrayLike, batch_size: int =
 
 def unchecked_activations(model: keras.Model, images: ArrayLike, batch_size: int) -> Array:
     """Compute activations without checking that they are finite, for a fit that checks them."""
-    images = check_images(images)
+    images = check_inputs(images)
     check_images_fit(images.shape[1:], model)
     return as_activations(outputs_of(model, images, batch_size))
 

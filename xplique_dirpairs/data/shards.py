@@ -22,8 +22,8 @@ from xplique_dirpairs.core.types import Array
 from xplique_dirpairs.core.validation import (
     check_activations,
     check_finite,
-    check_images,
     check_images_fit,
+    check_inputs,
     check_number,
     check_type,
 )
@@ -202,12 +202,12 @@ class ActivationShards:
         """
 
         def activations(batch: ArrayLike) -> Array:
-            images = check_images(batch)
+            images = check_inputs(batch)
             check_images_fit(images.shape[1:], model)
             return check_activations(outputs_of(model, images, len(images)))
 
         if _is_array(batches):
-            images = check_images(np.asarray(batches))
+            images = check_inputs(np.asarray(batches))
             batches = [images[part] for part in slices(len(images), _BATCH)]
         return cls._write(folder, _numbered(_batches(batches), activations), megabytes)
 

@@ -1,0 +1,55 @@
+"""Plots of concepts in video."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.figure import Figure
+
+from xplique_dirpairs.core.types import Array
+from xplique_dirpairs.plots.layout import dress, plain
+from xplique_dirpairs.plots.palette import concept_colors
+
+
+def plot_shares(
+    title: str, names: Sequence[str], shares: Mapping[str, Array], errors: Mapping[str, Array]
+) -> Figure:
+    """Draw the shares of each unit as a stacked bar, with the error of each share.
+
+    Parameters
+    ----------
+    title : str
+        Title of the figure.
+    names : sequence of I str
+        Names of the units.
+    shares : mapping of str to ndarray of shape (I,)
+        Shares by name. Negative ones, which are errors of the estimate, have no length; a unit of
+        NaN has no bar.
+    errors : mapping of str to ndarray of shape (I,)
+        Standard error of each share.
+
+    Returns
+    -------
+    figure : Figure
+    """
+    rows = np.arange(len(names))
+    figure, ax = plt.subplots(figsize=(7.2, 1.6 + 0.24 * len(names)), layout="constrained")
+    left = np.zeros(len(names))
+    for color, (label, values) in zip(concept_colors(len(shares)), shares.items(), strict=True):
+        width = np.clip(np.nan_to_num(values), 0.0, None)
+        ax.barh(rows, width, left=left, color=color, height=0.7, label=label)
+        known = np.isfinite(errors[label]) & (width > 0)
+        ax.errorbar(
+            (left + width)[known], rows[known], xerr=errors[label][known], fmt="none",
+            ecolor="0.15", elinewidth=0.9, capsize=0,
+        )  # fmt: skip
+        left = left + width
+    ax.set_yticks(rows, [plain(name) for name in names], fontsize=8)
+    ax.set_ylim(len(names) - 0.4, -0.6)
+    ax.set_xlim(0.0, max(1.0, float(left.max(initial=0.0)) + 0.05))
+    ax.set_xlabel("share of the variance over clips (line: standard error)", fontsize=8)
+    figure.legend(fontsize=8, frameon=False, loc="outside upper right", ncols=len(shares))
+    dress(ax, title)
+    return figure

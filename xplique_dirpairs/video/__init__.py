@@ -1,0 +1,1 @@
+"""Concepts in video: what of them moves, where they are over time, and which ones matter."""
