@@ -1,7 +1,8 @@
 """Concepts that networks share: planted ones, and the cost of matching.
 
     python benchmarks/universality.py                     # planted networks, three seeds
-    python benchmarks/universality.py --cost              # seconds and memory of matching
+    python benchmarks/universality.py --together          # concepts learned together, three seeds
+    python benchmarks/universality.py --cost              # seconds and memory
 
 Planted networks are those of `datasets.planted_models`: two networks of 24 and 32 channels, 16
 shared and 4 private concepts each, 6,000 positions. Every method is fitted to each network by
@@ -16,8 +17,17 @@ itself, with the true number of concepts, and matched by `match_extractors`. Col
     cross R²    mean of the two directions, and as a share of that of the true codes
     s           of matching
 
+--together learns the concepts of both networks together, and measures 6,000 other positions:
+
+    shared      shared concepts whose atoms or signal vectors at one index have cosines > .9 (.95
+                for direction pairs) with the planted atoms in both networks
+    φ, entropy, IoU   medians over these indices; low: φ < .3
+    private φ   largest φ at an index where a network has one of its private concepts
+    fake        private concepts at an index that fires in both networks (firing entropy > .6)
+    R², cross   smallest own R², and the mean cross R² as a share of that of the true shared codes
+
 --cost matches networks of 64 and 96 channels at 16,000 positions (250 images of 8 × 8), with 48
-concepts each.
+concepts each, and learns 48 concepts of both together.
 """
 
 from __future__ import annotations
@@ -37,8 +47,10 @@ from xplique_dirpairs.core.tables import Cell, Table
 from xplique_dirpairs.datasets.planted_models import PlantedModel, PlantedModels, planted_models
 from xplique_dirpairs.factorizers.decompositions import FastICAFactorizer, PCAFactorizer
 from xplique_dirpairs.factorizers.direction_pairs import DirectionPairsFactorizer
+from xplique_dirpairs.factorizers.universal import UniversalFactorizer
 from xplique_dirpairs.matching.match_extractors import match_extractors
 from xplique_dirpairs.matching.match_result import Matches
+from xplique_dirpairs.metrics.universality import universality
 
 Fit = Callable[[int, NDArray, int], Any]
 #: Least |correlation| of a concept with the shared one that it has recovered.
@@ -127,8 +139,67 @@ def planted(seeds: int, methods: list[str]) -> None:
         print(f"seed {seed}\n{Table(headers, rows)}\n", flush=True)
 
 
+def _universal(update: str, atoms: str) -> Callable[[PlantedModels, int], UniversalFactorizer]:
+    def fit(data: PlantedModels, seed: int) -> UniversalFactorizer:
+        universal = UniversalFactorizer(
+            32, k=4, update=update, atoms=atoms, random_state=seed, verbose=0
+        )
+        return universal.fit(data.activations)
+
+    return fit
+
+
+TOGETHER: dict[str, Callable[[PlantedModels, int], Any]] = {
+    "USAE": _universal("all", "ball"),
+    "USAE, update of the paper": _universal("selected", "unit"),
+    "USAE, only update all": _universal("all", "unit"),
+    "USAE, only atoms in the ball": _universal("selected", "ball"),
+}
+#: Coefficient above which a concept of USAE fires.
+FIRES = 0.1
+
+
+def together_row(name: str, data: PlantedModels, seed: int) -> list[Cell]:
+    """Return the row of a method that learns the concepts of both networks together."""
+    start = time.perf_counter()
+    learned = TOGETHER[name](data, seed)
+    seconds = time.perf_counter() - start
+    given = data.fresh(6000, 1).activations
+    directions = {k: learned[k].encoding_directions for k in data.models}
+    indices, cosine = data.shared_indices(directions)
+    private = data.private_indices(directions)
+    fires = np.stack([learned[k].encode(given[k]) > FIRES for k in data.models])
+    found = universality(fires, permutations=0)
+    off = ~np.eye(len(data.models), dtype=bool)
+    r2 = learned.cross_r2(given)
+    entropy, phi = found.firing_entropy, found.phi
+    return [
+        Cell(name),
+        Cell(f"{(cosine > 0.9).sum()}"),
+        Cell.figure(float(np.median(phi[indices])), 2),
+        Cell(f"{(phi[indices] < 0.3).sum()}"),
+        Cell.figure(float(np.median(entropy[indices])), 2),
+        Cell.figure(float(np.median(found.cofire_iou[indices])), 2),
+        Cell.figure(float(phi[private].max(initial=0.0)), 2),
+        Cell(f"{(entropy[private] > 0.6).sum()} of {len(private)}"),
+        Cell.figure(float(np.diag(r2).min()), 2),
+        Cell(f"{r2[off].mean():.2f} ({r2[off].mean() / data.ceiling()[off].mean():.0%})"),
+        Cell.figure(seconds, 1),
+    ]
+
+
+def together(seeds: int) -> None:
+    """Print a table for each seed of concepts that are learned together."""
+    headers = ["method", "shared", "φ", "low", "entropy", "IoU"]
+    headers += ["private φ", "fake", "R²", "cross R²", "s"]
+    for seed in range(seeds):
+        data = planted_models(seed=seed)
+        rows = [together_row(name, data, seed) for name in TOGETHER]
+        print(f"seed {seed}\n{Table(headers, rows)}\n", flush=True)
+
+
 def cost() -> None:
-    """Print the seconds and the memory of matching 16,000 positions."""
+    """Print the seconds and the memory of matching 16,000 positions, and of learning together."""
     data = planted_models(250, channels=(64, 96), shared=36, private=(12, 12), map_shape=(8, 8))
     extractors = {}
     for name, model in data.models.items():
@@ -142,6 +213,10 @@ def cost() -> None:
         seconds = time.perf_counter() - start
         more = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
         print(f"cross={cross}: {len(found)} matches, {seconds:.2f} s, {more:.0f} MB more")
+    start = time.perf_counter()
+    universal = UniversalFactorizer(48, random_state=0).fit(data.activations)
+    r2 = universal.history_.r2
+    print(f"USAE: {time.perf_counter() - start:.1f} s, R² {r2[0]:.2f} and {r2[1]:.2f}")
 
 
 def main() -> None:
@@ -151,11 +226,14 @@ def main() -> None:
     )
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--methods", nargs="+", choices=list(METHODS), default=list(METHODS))
-    parser.add_argument("--cost", action="store_true", help="measure the cost of matching only")
+    parser.add_argument("--together", action="store_true", help="concepts learned together")
+    parser.add_argument("--cost", action="store_true", help="measure the cost only")
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")
     if arguments.cost:
         cost()
+    elif arguments.together:
+        together(arguments.seeds)
     else:
         planted(arguments.seeds, arguments.methods)
 

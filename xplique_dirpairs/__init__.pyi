@@ -28,6 +28,8 @@ from .factorizers.direction_pairs import DirectionPairsFactorizer as DirectionPa
 from .factorizers.nonnegative import DictionaryLearningFactorizer as DictionaryLearningFactorizer
 from .factorizers.nonnegative import NMFFactorizer as NMFFactorizer
 from .factorizers.nonnegative import SemiNMFFactorizer as SemiNMFFactorizer
+from .factorizers.universal import UniversalFactorizer as UniversalFactorizer
+from .factorizers.universal import UniversalView as UniversalView
 from .interventions.correction import choose_k as choose_k
 from .interventions.correction import correct as correct
 from .interventions.correction_report import CorrectionReport as CorrectionReport

@@ -23,7 +23,7 @@ from xplique_dirpairs.factorizers.autoencoders import (
     RelaxedArchetypalFactorizer,
     TopKFactorizer,
 )
-from xplique_dirpairs.factorizers.base import DirectionsFactorizer
+from xplique_dirpairs.factorizers.base import DirectionsFactorizer, check_flat
 from xplique_dirpairs.factorizers.controls import NoLearningFactorizer, RandomFactorizer
 from xplique_dirpairs.factorizers.decompositions import (
     FastICAFactorizer,
@@ -36,6 +36,20 @@ from xplique_dirpairs.factorizers.nonnegative import (
     NMFFactorizer,
     SemiNMFFactorizer,
 )
+from xplique_dirpairs.factorizers.universal import UniversalFactorizer, UniversalView
+
+
+class ViewOfTwo(UniversalView):
+    """A view of a universal factorizer; the other network has the same channels in reverse."""
+
+    def fit(self, activations):
+        x = check_flat(activations)
+        universal = UniversalFactorizer(
+            self.number_of_concepts, steps=8, random_state=self.random_state
+        ).fit({"own": x, "other": x[:, ::-1]})
+        vars(self).update(vars(universal["own"]))
+        return self.get_concept_bank(), self.encode(x)
+
 
 #: Name → what makes an unfitted factorizer of (number_of_concepts, random_state=...).
 FACTORIZERS = {
@@ -51,6 +65,7 @@ FACTORIZERS = {
     "TopK": functools.partial(TopKFactorizer, steps=8, n_init=1),
     "A-SAE": functools.partial(ArchetypalFactorizer, steps=8),
     "RA-SAE": functools.partial(RelaxedArchetypalFactorizer, steps=8),
+    "USAE": ViewOfTwo,
 }
 
 #: Replaced by a fake learner here; the learner's own tests cover activations it cannot use.

@@ -8,12 +8,12 @@ N positions or images, D_m channels and I_m concepts of network m, M networks.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from xplique_dirpairs.core.linear_algebra import unit_rows
+from xplique_dirpairs.core.linear_algebra import cosines, unit_rows
 from xplique_dirpairs.core.types import Array
 from xplique_dirpairs.core.validation import check_fraction, check_integer, check_number
 
@@ -111,6 +111,47 @@ class PlantedModels:
                 coefficients=np.roll(model.coefficients, n, axis=0),
             )
         return replace(self, models=shifted, shared=0)
+
+    def shared_indices(self, directions: Mapping[str, Array]) -> tuple[Array, Array]:
+        """Return at which index each shared concept is the same in all networks.
+
+        Parameters
+        ----------
+        directions : mapping of str to ndarray of shape (I, D_m)
+            In each network a direction for each of I concepts, such as signal vectors.
+
+        Returns
+        -------
+        indices : ndarray of shape (shared,), int
+            The index whose directions are closest to the concept's atoms, by the network where they
+            are least so.
+        cosine : ndarray of shape (shared,)
+            The smallest cosine, over networks, of the direction at this index with the atom.
+        """
+        every = [cosines(m.atoms[: self.shared], directions[k]) for k, m in self.models.items()]
+        least = np.min(every, axis=0)
+        return least.argmax(axis=1), least.max(axis=1)
+
+    def private_indices(self, directions: Mapping[str, Array], least: float = 0.8) -> Array:
+        """Return the indices at which a network has one of its private concepts.
+
+        Parameters
+        ----------
+        directions : mapping of str to ndarray of shape (I, D_m)
+            As for `shared_indices`.
+        least : float, default=0.8
+            Smallest cosine of the direction with the atom.
+
+        Returns
+        -------
+        indices : ndarray of int
+            In order; each once.
+        """
+        found = [
+            np.flatnonzero((cosines(m.atoms[self.shared :], directions[k]) > least).any(axis=0))
+            for k, m in self.models.items()
+        ]
+        return np.unique(np.concatenate(found))
 
     def ceiling(self) -> Array:
         """Return how much of each network's features the shared concepts of another explain.

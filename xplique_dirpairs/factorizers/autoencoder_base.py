@@ -220,7 +220,7 @@ class AutoencoderFactorizer(LinearFactorizer):
             callbacks.insert(0, schedule)
         if self.verbose:
             print(f"Learning {self.number_of_concepts} concepts")
-            callbacks.append(_progress_bar(epochs))
+            callbacks.append(progress_bar(epochs))
         rows, order = batches.take(epochs * per_epoch)
         steps = tf.data.Dataset.from_tensor_slices(order)
         steps = steps.map(lambda places: tf.gather(rows, places)).prefetch(2)
@@ -264,7 +264,7 @@ def best_run(runs: list[TrainingRun]) -> TrainingRun:
     return min(runs, key=lambda run: run.lost)
 
 
-def _progress_bar(epochs: int) -> keras.callbacks.Callback:
+def progress_bar(epochs: int) -> keras.callbacks.Callback:
     """Return a callback that shows one bar for the whole training, with the last objective."""
     bar = keras.utils.Progbar(epochs, unit_name="epoch", stateful_metrics=["objective"])
 

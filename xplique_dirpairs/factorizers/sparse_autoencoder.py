@@ -47,7 +47,7 @@ class FreeDictionary(keras.layers.Layer):
 
     def __init__(self, atoms: Array):
         super().__init__(name="dictionary")
-        self._atoms = _variable(self, "atoms", atoms)
+        self._atoms = variable(self, "atoms", atoms)
         self.project()
 
     def atoms(self) -> tf.Tensor:
@@ -83,9 +83,9 @@ class ArchetypalDictionary(keras.layers.Layer):
         super().__init__(name="dictionary")
         self.centroids = tf.constant(centroids, tf.float32)
         self._delta = delta
-        self.mixture = _variable(self, "mixture", mixture)
+        self.mixture = variable(self, "mixture", mixture)
         shape = (len(mixture), centroids.shape[1])
-        self.relaxation = _variable(self, "relaxation", np.zeros(shape), trainable=delta > 0)
+        self.relaxation = variable(self, "relaxation", np.zeros(shape), trainable=delta > 0)
         self.project()
 
     def atoms(self) -> tf.Tensor:
@@ -134,17 +134,17 @@ class SparseAutoencoder(keras.Model):
         atoms = dictionary.atoms().numpy()
         # The encoder starts at the atoms, scaled so that each atom alone gets a coefficient of 1.
         squares = np.square(atoms).sum(axis=-1, keepdims=True)
-        self.encoder = _variable(self, "encoder", atoms / np.maximum(squares, 0.01))
-        self.shift = _variable(self, "shift", np.zeros(len(atoms)))
-        self.offset = _variable(
+        self.encoder = variable(self, "encoder", atoms / np.maximum(squares, 0.01))
+        self.shift = variable(self, "shift", np.zeros(len(atoms)))
+        self.offset = variable(
             self, "offset", np.zeros(len(centre)), trainable=dictionary.frees_offset
         )
-        self.idle = _variable(self, "idle", np.zeros(len(atoms)), trainable=False)
+        self.idle = variable(self, "idle", np.zeros(len(atoms)), trainable=False)
         self.top_k = self.add_weight(
             shape=(), initializer=lambda *_, **__: top_k, dtype="int32", name="k", trainable=False
         )
         self._means = {name: keras.metrics.Mean(name) for name in (*LOSSES, "l0")}
-        self._finite = _variable(self, "finite", 1.0, trainable=False)
+        self._finite = variable(self, "finite", 1.0, trainable=False)
         self.built = True
 
     @property
@@ -316,7 +316,8 @@ def shared_atoms(atoms: Array, others: Array) -> int:
     return int((similarities[partners, np.arange(len(atoms))] > _SAME_ATOM).sum())
 
 
-def _variable(owner: Any, name: str, value: ArrayLike, trainable: bool = True) -> keras.Variable:
+def variable(owner: Any, name: str, value: ArrayLike, trainable: bool = True) -> keras.Variable:
+    """Add a float32 variable with an initial value to a model or layer."""
     value = np.asarray(value, np.float32)
     return owner.add_weight(
         shape=value.shape, initializer=lambda *_, **__: value, name=name, trainable=trainable

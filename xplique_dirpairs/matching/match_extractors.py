@@ -14,8 +14,10 @@ from xplique_dirpairs.core.linear_algebra import UNMATCHED, match
 from xplique_dirpairs.core.types import Array
 from xplique_dirpairs.core.validation import (
     check_choice,
+    check_concepts,
     check_fraction,
     check_integer,
+    check_number,
     check_random_state,
     check_seed,
 )
@@ -43,6 +45,8 @@ def match_extractors(
     at_least: float = 0.3,
     grid: Grid | None = None,
     rate: float = 0.05,
+    threshold: float | None = None,
+    concepts: ArrayLike | None = None,
     permutations: int = 999,
     null: str = "images",
     cross: bool = True,
@@ -70,6 +74,14 @@ def match_extractors(
     rate : float, default=0.05
         Share of the positions at which a concept without detector fires, in (0, 1): at those of
         its largest positive coefficients. Direction pairs fire where they are detected.
+    threshold : float, optional
+        Coefficient, at least 0, above which a concept without detector fires, in place of ``rate``:
+        how often a concept fires in each network then tells something. It suits sparse codes of
+        one unit, such as those of `UniversalFactorizer`.
+    concepts : array-like of shape (U, M), int, optional
+        Concepts that are claimed to be the same, such as `UniversalFactorizer.concepts`: in each
+        row the index of the concept of every network, or −1 where one has none. None: they are
+        found by correlation.
     permutations : int, default=999
         Number of permutations of the test of φ; 0 leaves it out.
     null : {"images", "shifts"}, default="images"
@@ -99,6 +111,8 @@ def match_extractors(
     check_fraction("at_least", at_least)
     check_fraction("rate", rate)
     check_integer("permutations", permutations, 0)
+    if threshold is not None:
+        check_number("threshold", threshold, minimum=0.0)
     readers = {name: ConceptReader.of(one, name) for name, (one, _) in extractors.items()}
     maps = {name: maps_of(readers[name], x, name) for name, (_, x) in extractors.items()}
     check_same_images(maps)
@@ -106,19 +120,21 @@ def match_extractors(
     if images < LEAST_IMAGES:
         raise ValueError(f"there must be {LEAST_IMAGES} or more images, not {images}")
     wanted = common_grid({name: one.shape[1:3] for name, one in maps.items()}, grid)
+    claimed = None if concepts is None else _claimed(concepts, list(readers.values()))
     seed = check_seed(random_state)
     order = check_random_state(seed).permutation(images)
     # one quarter learns ridge regressions, one chooses their ridge; both together find the matches
     parts = [np.sort(part) for part in np.split(order, [images // 4, images // 2])]
     found_in = np.sort(order[: images // 2])
     readings = [
-        Readings.of(readers[name], one, wanted, by, rate, found_in) for name, one in maps.items()
+        Readings.of(readers[name], one, wanted, by, rate, threshold, found_in)
+        for name, one in maps.items()
     ]
     columns = _Columns(readings, cross)
     learning, choosing = (_moments(readings, columns, part) for part in parts[:2])
     found = _correlations(learning + choosing, columns)
     two_ended = [one.two_ended for one in readings]
-    concepts, turned = _groups(found, two_ended, at_least)
+    groups, turned = _groups(found, two_ended, at_least) if claimed is None else (claimed, [])
     for m, which in enumerate(turned):
         columns_turned = columns.concepts[m][which]
         for moments in (learning, choosing):
@@ -126,11 +142,11 @@ def match_extractors(
         readings[m] = readings[m].turned(which)
     columns.centre = learning.centre
     found = _correlations(learning + choosing, columns)
-    scores = _scored(readings, columns, parts[2], concepts)
+    scores = _scored(readings, columns, parts[2], groups)
     correlations = _correlations(scores.moments, columns)
-    p_values = np.full(len(concepts), np.nan)
-    if permutations and len(concepts):
-        present = (concepts != UNMATCHED).T
+    p_values = np.full(len(groups), np.nan)
+    if permutations and len(groups):
+        present = (groups != UNMATCHED).T
         draws = int(seed.spawn(1)[0].generate_state(1)[0])
         p_values = phi_p_values(scores.tested, present, permutations, null, draws)
     pairs = {
@@ -139,11 +155,11 @@ def match_extractors(
     result = Matches(
         names=tuple(readers),
         concept_names=tuple(one.concept_names for one in readers.values()),
-        concepts=concepts,
+        concepts=groups,
         signs=tuple(one.signs for one in readings),
         universality=scores.counts.universality(p_values),
         pairs=pairs,
-        cross_r2=_cross_r2(learning, choosing, scores.moments, columns, concepts.T),
+        cross_r2=_cross_r2(learning, choosing, scores.moments, columns, groups.T),
         ceiling=_ceiling(learning, choosing, scores.moments, columns),
         at_least=at_least,
         by=by,
@@ -204,6 +220,32 @@ def _correlations(moments: Moments, columns: _Columns) -> dict[tuple[int, int], 
 
 
 # ------------------------------------------------------------ matching
+
+
+def _claimed(concepts: ArrayLike, readers: Sequence[ConceptReader]) -> Array:
+    """Return concepts (U, M) that are claimed to be the same.
+
+    Raises
+    ------
+    ValueError
+        If they do not have a column for each network, an index is no concept's, a concept is in two
+        rows, or a row has fewer than two concepts.
+    """
+    groups = np.asarray(concepts)
+    if groups.ndim != 2 or groups.shape[1] != len(readers) or groups.dtype.kind not in "iu":
+        raise ValueError(
+            f"concepts must be integers with a column for each of the {len(readers)} networks, not "
+            f"{groups.dtype} of shape {groups.shape}"
+        )
+    for m, reader in enumerate(readers):
+        own = groups[groups[:, m] != UNMATCHED, m]
+        if len(np.unique(own)) < len(own):
+            raise ValueError(f"no concept may be in two rows of concepts, but column {m} has some")
+        if len(own):
+            check_concepts(own, len(reader.bank))
+    if ((groups != UNMATCHED).sum(axis=1) < 2).any():
+        raise ValueError("each row of concepts must have the concepts of two networks or more")
+    return groups.astype(int)
 
 
 def _groups(

@@ -53,12 +53,19 @@ class Readings:
 
     @classmethod
     def of(
-        cls, reader: ConceptReader, maps: Array, grid: Grid, by: str, rate: float, images: Array
+        cls,
+        reader: ConceptReader,
+        maps: Array,
+        grid: Grid,
+        by: str,
+        rate: float,
+        threshold: float | None,
+        images: Array,
     ) -> Readings:
         """Find signs and thresholds from some of the images.
 
-        Concepts without detectors fire where their coefficients are above the threshold that a
-        share ``rate`` of the positions exceeds, but only above 0.
+        Concepts without detectors fire where their coefficients are above the threshold, or for
+        None above the one that a share ``rate`` of the positions exceeds, but only above 0.
         """
         count = len(reader.bank)
         readings = cls(
@@ -73,11 +80,12 @@ class Readings:
         two_ended = bool(-u.min() > _TWO_ENDED * np.abs(u).max())
         skewness = np.mean((u - u.mean(axis=0)) ** 3, axis=0)
         signs = np.where(two_ended & (skewness < 0), -1.0, 1.0)
+        limits = np.maximum(np.stack([ends[1], -ends[0]]), 0.0)
         readings = replace(
             readings,
             signs=signs,
             two_ended=two_ended and by == "coefficients",
-            thresholds=np.maximum(np.stack([ends[1], -ends[0]]), 0.0),
+            thresholds=limits if threshold is None else np.full_like(limits, threshold),
         )
         return replace(readings, centre=as_positions(readings.read(sample)[0]).mean(axis=0))
 
