@@ -53,6 +53,17 @@ def test_pairs_are_complete_for_concepts_detected_nowhere_or_everywhere(problem)
     assert measured.pairs.absent_levels[1] == pytest.approx(measured.pairs.biases[1], rel=1e-5)
 
 
+def test_a_given_signal_vector_of_zeros_becomes_the_covariance_with_the_projection(problem, rng):
+    x, filters, _ = problem
+    signals = rng.normal(size=(I, D))
+    signals[1] = 0
+    measured = measure(*problem, signals=signals).pairs.signals
+    z = x @ filters[1]
+    slow = (x - x.mean(axis=0)).T @ (z - z.mean())
+    np.testing.assert_allclose(measured[1], slow / np.linalg.norm(slow), atol=1e-4)
+    np.testing.assert_allclose(measured[0], signals[0] / np.linalg.norm(signals[0]), rtol=1e-5)
+
+
 def test_given_signal_vectors_are_kept_and_normalised(problem, rng):
     signals = rng.normal(size=(I, D))
     kept = measure(*problem, signals=signals).pairs.signals

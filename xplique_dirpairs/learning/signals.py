@@ -245,7 +245,8 @@ def measure_pairs(
     biases : ndarray of shape (I,)
         Thresholds of wᵀ(x − E[x]), for centred features.
     signals : ndarray of shape (I, D) or str, default="positives"
-        Signal vectors, or how they are estimated. ``"positives"``: ŝ_i ∝ cov[x, z_i] over the
+        Signal vectors, or how they are estimated. Rows of zeros, of concepts that are never
+        detected, are replaced by cov[x, z_i]. ``"positives"``: ŝ_i ∝ cov[x, z_i] over the
         positives of concept i, or over all positions if there are too few positives; ``"joint"``:
         `joint_signals`; ``"mean-difference"``: mean(positives) − mean(negatives);
         ``"regression"``: linear regression of x on the amounts z − m of all detected concepts.
@@ -279,6 +280,8 @@ def measure_pairs(
             signals = sums.positives_covariance(everywhere=filters @ moments.covariance)
         if coordinates is not None:
             signals = coordinates.signals_to_raw(coordinates.signals_from_raw(signals))
+    missing = np.linalg.norm(signals, axis=1) == 0
+    signals = np.where(missing[:, None], filters @ moments.covariance, signals)
     at_mean = filters @ moments.mean
     absent = sums.absent_levels() + at_mean
     pairs = DirectionPairs(filters, biases + at_mean, signals, moments.mean, absent)
