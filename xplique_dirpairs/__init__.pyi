@@ -1,6 +1,8 @@
 from .comparison.attributions import Attributions as Attributions
 from .comparison.attributions import attribute as attribute
 from .comparison.average import average as average
+from .comparison.blend import BlendSeparation as BlendSeparation
+from .comparison.blend import blend_separation as blend_separation
 from .comparison.compare import compare as compare
 from .comparison.result import Comparison as Comparison
 from .data.alignment import align_positions as align_positions

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from sklearn.exceptions import ConvergenceWarning
 
+from xplique_dirpairs.comparison.blend import Blends
 from xplique_dirpairs.comparison.extractor_result import ExtractorResult
 from xplique_dirpairs.comparison.inputs import (
     Settings,
@@ -68,10 +69,11 @@ def compare(
 ) -> Comparison:
     """Measure several concept extractors on the same images at the same layer of a network.
 
-    Four things are measured: the class probability as concepts are switched off or on one after the
+    Five things are measured: the class probability as concepts are switched off or on one after the
     other (deletion, insertion); the predictions that remain with all concepts off; how well the
-    concepts reconstruct features and predictions; and properties of their directions and
-    coefficients. ``print(comparison)`` shows a table for each.
+    concepts reconstruct features and predictions; properties of their directions and coefficients;
+    and whether the concepts of blends of two images are those of both (as `blend_separation` does,
+    with up to 100 pairs). ``print(comparison)`` shows a table for each.
 
     Parameters
     ----------
@@ -160,7 +162,8 @@ def compare(
         nb_design=int(nb_design),
         random_state=int(random_state),
     )
-    measurer = _Measurer(halves, subject, settings, to_fit, activations[-1])
+    blends = Blends.of(halves, images, subject.activations, batch_size, random_state)
+    measurer = _Measurer(halves, subject, settings, to_fit, activations[-1], blends)
     results: dict[str, ExtractorResult] = {}
     errors: dict[str, str] = {}
     missing: tuple[str, ...] = ()
@@ -194,7 +197,7 @@ class _Measurer:
     """Measures one extractor after the other on the same images.
 
     ``fit_activations`` are the activations of ``fit_images``, or of the measured images if there
-    are no ``fit_images``.
+    are no ``fit_images``; ``blends`` is None for a single image.
     """
 
     split: SplitModel
@@ -202,6 +205,7 @@ class _Measurer:
     settings: Settings
     fit_images: Array | None
     fit_activations: Array
+    blends: Blends | None
 
     def measure(self, name: str, extractor: Extractor) -> ExtractorResult:
         """Fit the extractor if it is not fitted, measure it, and return the result."""
@@ -229,6 +233,8 @@ class _Measurer:
                     random_state=self.settings.random_state,
                 )
                 measured.values.update(self._dictionary_values(concepts, reading))
+                if self.blends is not None:
+                    measured.values.update(self.blends.values(concepts, reading.coefficients))
                 importances = self._importances(reading)
         return ExtractorResult(
             name,

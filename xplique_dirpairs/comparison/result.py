@@ -96,7 +96,8 @@ class Comparison:
             Which metrics to show. "curves": deletion, insertion and μ-fidelity. "all off": the
             predictions that remain with all concepts switched off. "reconstruction": how well
             features and predictions are rebuilt from the concepts, without the residual.
-            "dictionary": properties of directions and coefficients. None: all metrics.
+            "dictionary": properties of directions and coefficients. "blending": whether the
+            concepts of blends of two images are those of both. None: all metrics.
             ("interpretability" is allowed, but `compare` measures none of its metrics.)
 
         Returns

@@ -198,8 +198,8 @@ class Metric:
     description : str
         One line with the definition, the unit or range, and the source.
     kind : str
-        The table that shows the metric: "curves", "all off", "reconstruction", "dictionary" or
-        "interpretability".
+        The table that shows the metric: "curves", "all off", "reconstruction", "dictionary",
+        "blending" or "interpretability".
     statistic : callable, default=mean
         Function that reduces the values per image to one figure.
     decimals : int, default=3
@@ -366,6 +366,26 @@ _DECLARED: dict[str, dict[str, tuple[str, str]]] = {
             for directions in ("encoding", "decoding")
         },
     },
+    "blending": {
+        "blend_recall": (
+            "blend recall ↑",
+            "Share of what fires in either of two images that fires in their blend, in [0, 1]",
+        ),
+        "blend_false": (
+            "blend false ↓",
+            "Share of what fires in neither of two images that fires in their blend, in [0, 1]",
+        ),
+        "blend_r2": (
+            "blend R² ↑",
+            "Share of the coefficients' variance over blends of two images that the blend of both "
+            "images' coefficients explains, at most 1",
+        ),
+        "blend_ceiling": (
+            "blend R² (features)",
+            "The same if the features of both images are blended instead of their pixels: what the "
+            "network up to the layer has no part in, at most 1",
+        ),
+    },
     "interpretability": {
         "s1": (
             "S¹ ↑",
@@ -399,7 +419,7 @@ _DECLARED: dict[str, dict[str, tuple[str, str]]] = {
     },
 }
 #: Metrics with two columns per image, whose statistic is `ratio_of_means` instead of `mean`.
-_RATIOS = ("logit_r2", "activation_r2", "completeness")
+_RATIOS = ("logit_r2", "activation_r2", "completeness", "blend_r2", "blend_ceiling")
 #: Decimals of the printed figure, where they are not 3.
 _DECIMALS = {
     **dict.fromkeys(("s1", "s2", "linear_or"), 2),
