@@ -23,6 +23,7 @@ from .factorizers.autoencoders import RelaxedArchetypalFactorizer as RelaxedArch
 from .factorizers.autoencoders import TopKFactorizer as TopKFactorizer
 from .factorizers.controls import NoLearningFactorizer as NoLearningFactorizer
 from .factorizers.controls import RandomFactorizer as RandomFactorizer
+from .factorizers.convex import ConvexNMFFactorizer as ConvexNMFFactorizer
 from .factorizers.decompositions import FastICAFactorizer as FastICAFactorizer
 from .factorizers.decompositions import KMeansFactorizer as KMeansFactorizer
 from .factorizers.decompositions import PCAFactorizer as PCAFactorizer

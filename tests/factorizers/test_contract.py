@@ -25,6 +25,7 @@ from xplique_dirpairs.factorizers.autoencoders import (
 )
 from xplique_dirpairs.factorizers.base import DirectionsFactorizer, check_flat
 from xplique_dirpairs.factorizers.controls import NoLearningFactorizer, RandomFactorizer
+from xplique_dirpairs.factorizers.convex import ConvexNMFFactorizer
 from xplique_dirpairs.factorizers.decompositions import (
     FastICAFactorizer,
     KMeansFactorizer,
@@ -58,6 +59,7 @@ FACTORIZERS = {
     "FastICA": FastICAFactorizer,
     "K-Means": KMeansFactorizer,
     "semi-NMF": SemiNMFFactorizer,
+    "convex NMF": functools.partial(ConvexNMFFactorizer, tol=1e-3),  # faster
     "dictionary learning": functools.partial(DictionaryLearningFactorizer, tol=1e-3),  # faster
     "random": RandomFactorizer,
     "no learning": NoLearningFactorizer,

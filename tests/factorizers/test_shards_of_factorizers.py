@@ -6,6 +6,7 @@ import pytest
 from xplique_dirpairs import (
     ActivationShards,
     ArchetypalFactorizer,
+    ConvexNMFFactorizer,
     DictionaryLearningFactorizer,
     FastICAFactorizer,
     KMeansFactorizer,
@@ -84,7 +85,7 @@ def test_exact_methods_find_the_same_in_shards(make, mixtures, shards):
     np.testing.assert_allclose(ours.constant_, theirs.constant_, atol=1e-5)
 
 
-@pytest.mark.parametrize("make", [FastICAFactorizer, SemiNMFFactorizer])
+@pytest.mark.parametrize("make", [FastICAFactorizer, SemiNMFFactorizer, ConvexNMFFactorizer])
 def test_methods_that_need_all_positions_at_once_say_so(make, shards):
     with pytest.raises(TypeError, match=f"{make.__name__} needs all positions.*PCAFactorizer"):
         make(CONCEPTS).fit(shards)

@@ -13,6 +13,7 @@ from sklearn.exceptions import ConvergenceWarning
 
 from xplique_dirpairs import (
     ConceptLayer,
+    ConvexNMFFactorizer,
     DictionaryLearningFactorizer,
     DirectionPairs,
     FastICAFactorizer,
@@ -46,6 +47,7 @@ FACTORIZERS = {
     "K-Means": lambda n, **k: KMeansFactorizer(n, max_iter=20, n_init=1, **k),
     "NMF": lambda n, **k: NMFFactorizer(n, max_iter=20, **k),
     "semi-NMF": lambda n, **k: SemiNMFFactorizer(n, max_iter=20, **k),
+    "convex NMF": lambda n, **k: ConvexNMFFactorizer(n, max_iter=20, **k),
     "dictionary learning": lambda n, **k: DictionaryLearningFactorizer(n, max_iter=5, **k),
     "random": RandomFactorizer,
     "no learning": NoLearningFactorizer,

@@ -31,6 +31,7 @@ from xplique_dirpairs.factorizers.autoencoders import (
     RelaxedArchetypalFactorizer,
     TopKFactorizer,
 )
+from xplique_dirpairs.factorizers.convex import ConvexNMFFactorizer
 from xplique_dirpairs.factorizers.decompositions import (
     FastICAFactorizer,
     KMeansFactorizer,
@@ -50,6 +51,7 @@ _FACTORIZERS: dict[str, Callable[..., Any]] = {
     "K-Means": KMeansFactorizer,
     "NMF": NMFFactorizer,
     "semi-NMF": SemiNMFFactorizer,
+    "convex NMF": ConvexNMFFactorizer,
     "dictionary learning": DictionaryLearningFactorizer,
     "TopK SAE": TopKFactorizer,
     "A-SAE": ArchetypalFactorizer,

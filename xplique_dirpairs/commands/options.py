@@ -13,8 +13,8 @@ from typing import Any, TypeAlias
 
 #: Names of the extractors on the command line; the first one stands for the direction pairs.
 EXTRACTORS = (
-    "pairs", "CRAFT", "PCA", "FastICA", "K-Means", "NMF", "semi-NMF", "dictionary learning",
-    "TopK SAE", "A-SAE", "RA-SAE",
+    "pairs", "CRAFT", "PCA", "FastICA", "K-Means", "NMF", "semi-NMF", "convex NMF",
+    "dictionary learning", "TopK SAE", "A-SAE", "RA-SAE",
 )  # fmt: skip
 
 
