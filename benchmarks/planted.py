@@ -14,6 +14,9 @@ learn from one sample and are scored on fresh data of the same atoms by `diction
 defines the columns up to *dead*. Noise has a standard deviation of .02 in every channel. Methods
 have their defaults and the true number of atoms, unless the name says how many were asked for.
 
+Two tables of means stand before that of all columns: share and phi side by side, and MCC, F1 and
+uniqueness where fewer concepts are asked for than there are atoms.
+
     s      of the fit alone
     said   fits that ended with a warning or, for direction pairs, with `History.problems`
 
@@ -41,7 +44,7 @@ import functools
 import sys
 import time
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -232,6 +235,9 @@ if learner := getattr(xplique_dirpairs, "DictionaryLearningFactorizer", None):
 #: Methods whose codes are not 0 where a concept is absent.
 DENSE = ("NMF", "FastICA")
 
+#: Results of seeds, by problem and method.
+Results = dict[str, dict[str, list["Result"]]]
+
 SCORES = ("share", "phi", "mcc", "f1", "precision", "recall", "uniqueness", "l0", "dead")
 HEADERS = ("problem", "method", *SCORES, "s", "said")
 
@@ -407,9 +413,23 @@ def warned_rightly(results: list[Result]) -> list[str]:
     ]
 
 
-def run(arguments: argparse.Namespace) -> tuple[Table, list[str]]:
-    """Return the table, and the reasons why methods could not be fitted."""
-    rows, ours, failed = [], [], []
+def side_by_side(results: Results, scores: Sequence[str]) -> Table:
+    """Return a table of problems × methods with the means of some scores over seeds."""
+    methods = list(dict.fromkeys(method for by_method in results.values() for method in by_method))
+    rows = []
+    for name, by_method in results.items():
+        cells = [Cell(name)]
+        for method in methods:
+            values = [[r.scores[score] for r in by_method.get(method, [])] for score in scores]
+            means = [f"{np.mean(of_score):.2f}" if of_score else "–" for of_score in values]
+            cells.append(Cell(" / ".join(means) if any(values) else "–"))
+        rows.append(cells)
+    return Table((" / ".join(scores), *methods), rows, [])
+
+
+def run(arguments: argparse.Namespace) -> tuple[Table, Results, list[str]]:
+    """Return the table, all results, and the reasons why methods could not be fitted."""
+    rows, ours, failed, all_results = [], [], [], {}
     for name in arguments.problems:
         results: dict[str, list[Result]] = {}
         for seed in range(arguments.first_seed, arguments.first_seed + arguments.seeds):
@@ -427,7 +447,8 @@ def run(arguments: argparse.Namespace) -> tuple[Table, list[str]]:
                     results.setdefault(method, []).append(result)
         rows += [row(name, method, of_seeds) for method, of_seeds in results.items()]
         ours += results.get(PAIRS, [])
-    return Table(HEADERS, rows, warned_rightly(ours)), failed
+        all_results[name] = results
+    return Table(HEADERS, rows, warned_rightly(ours)), all_results, failed
 
 
 def parsed(words: list[str] | None = None) -> argparse.Namespace:
@@ -456,7 +477,12 @@ def main() -> None:
                 positions = arguments.positions or PROBLEMS[name].positions
                 export(arguments.export, name, seed, positions)
         return
-    table, failed = run(arguments)
+    table, results, failed = run(arguments)
+    whole = {name: r for name, r in results.items() if PROBLEMS[name].asked is None}
+    part = {name: r for name, r in results.items() if PROBLEMS[name].asked is not None}
+    for some, scores in ((whole, ("share", "phi")), (part, ("mcc", "f1", "uniqueness"))):
+        if some:
+            print(side_by_side(some, scores).formatted("markdown"), end="\n\n")
     print(table.formatted("markdown"))
     print("\nThe problems:\n")
     for name in arguments.problems:

@@ -264,29 +264,35 @@ def test_planted_problems_are_of_their_size_and_fresh_data_have_the_same_atoms(l
 
 def test_planted_dictionaries_are_measured_once_for_every_method(planted, tmp_path, monkeypatch):
     words = "--methods", "K-Means", "FastICA", "--output", str(tmp_path), "--seeds", "2"
-    first, failed = planted(*words)
+    first, results, failed = planted(*words)
     assert not failed and set(cells(first)) == {"K-Means", "FastICA"}
     assert float(cells(first)["K-Means"]["l0"].split(" ")[0]) == 1.0
+    [(problem, *compared)] = planted.script.side_by_side(results, ("share", "phi")).rows
+    for cell, method in zip(compared, results[problem.text], strict=True):
+        values = [cells(first)[method][score].split(" ")[0] for score in ("share", "phi")]
+        np.testing.assert_allclose(
+            np.array(cell.text.split(" / "), float), np.array(values, float), atol=0.0051
+        )
     for method in ("K-Means", "FastICA"):
         monkeypatch.setitem(planted.script.METHODS, method, None)
     assert str(planted(*words)[0]) == str(first)
 
 
 def test_direction_pairs_and_nmf_are_scored_on_planted_dictionaries(planted):
-    table, failed = planted("--methods", "direction pairs", "NMF")
+    table, _, failed = planted("--methods", "direction pairs", "NMF")
     rows = cells(table)
     assert not failed and set(rows) == {"direction pairs", "NMF"}
     for scores in rows.values():
         for name in ("share", "mcc", "f1", "precision", "recall", "uniqueness"):
             assert 0.0 <= float(scores[name]) <= 1.0, name
-        assert scores["said"] in ("0 of 1", "1 of 1") and float(scores["s"]) > 0
+        assert scores["said"] in ("0 of 1", "1 of 1") and float(scores["s"]) >= 0
     share = float(rows["direction pairs"]["share"])
     assert (": 1; a problem" in table.caption[0]) == (share < 0.8)
     assert (": 1; none" in table.caption[1]) == (share == 1.0)
 
 
 def test_a_method_that_cannot_be_fitted_to_planted_data_is_named_with_the_reason(planted):
-    table, failed = planted("--problems", "64/96 p .02", "--methods", "FastICA")
+    table, _, failed = planted("--problems", "64/96 p .02", "--methods", "FastICA")
     assert not table.rows
     assert len(failed) == 1 and "FastICA: number_of_concepts" in failed[0]
 
