@@ -82,6 +82,12 @@ from .report.write import write_report as write_report
 from .sensitivity.influence import InfluenceSettings as InfluenceSettings
 from .sensitivity.influence import influence as influence
 from .sensitivity.influence_result import Influence as Influence
+from .sensitivity.masked_importance import MaskedImportance as MaskedImportance
+from .sensitivity.masked_importance import RemovalCurves as RemovalCurves
+from .sensitivity.masked_importance import agreement as agreement
+from .sensitivity.masked_importance import is_correct as is_correct
+from .sensitivity.masked_importance import masked_importance as masked_importance
+from .sensitivity.masked_importance import probability_of as probability_of
 from .version import __version__ as __version__
 from .video.clips import VideoPairs as VideoPairs
 from .video.static_dynamic import StaticDynamic as StaticDynamic

@@ -53,3 +53,37 @@ def plot_shares(
     figure.legend(fontsize=8, frameon=False, loc="outside upper right", ncols=len(shares))
     dress(ax, title)
     return figure
+
+
+def plot_removal(
+    title: str, removed: Array, performance: Mapping[str, Array], areas: Mapping[str, float]
+) -> Figure:
+    """Draw the performance of a network as concepts are removed in several orders.
+
+    Parameters
+    ----------
+    title : str
+        Title of the figure.
+    removed : ndarray of shape (n,)
+        Share of the concepts that are removed.
+    performance : mapping of str to ndarray of shape (n,)
+        Performance by the name of the order.
+    areas : mapping of str to float
+        Area under each curve.
+
+    Returns
+    -------
+    figure : Figure
+    """
+    figure, ax = plt.subplots(figsize=(5.2, 3.8), layout="constrained")
+    colors = concept_colors(len(performance))
+    for color, (label, values) in zip(colors, performance.items(), strict=True):
+        ax.plot(
+            removed, values, "o-", color=color, markersize=3, label=f"{label}: {areas[label]:.2f}"
+        )
+    ax.set_xlim(0.0, 1.0)
+    ax.set_xlabel("share of the concepts that are removed", fontsize=8)
+    ax.set_ylabel("performance", fontsize=8)
+    ax.legend(fontsize=8, frameon=False, title="area under the curve", title_fontsize=8)
+    dress(ax, title)
+    return figure
