@@ -52,6 +52,8 @@ from .learning.recipe import Stage as Stage
 from .learning.signals import estimate_signals as estimate_signals
 from .learning.supervised import SupervisedPairs as SupervisedPairs
 from .learning.supervised import supervised_pairs as supervised_pairs
+from .learning.universal_pairs import UniversalPairs as UniversalPairs
+from .learning.universal_pairs import learn_universal_pairs as learn_universal_pairs
 from .matching.match_extractors import match_extractors as match_extractors
 from .matching.match_result import Matches as Matches
 from .maximisation.firing_report import FiringReport as FiringReport

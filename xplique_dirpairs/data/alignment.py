@@ -14,6 +14,8 @@ from xplique_dirpairs.data.images import without_extra_tokens
 
 #: Rows and columns of a grid.
 Grid = tuple[int, int]
+#: Size of the features, of all networks together, from which concepts of all are learned.
+_SAMPLE_MEGABYTES = 512.0
 
 
 def align_positions(
@@ -93,6 +95,30 @@ def check_same_images(activations: Mapping[str, Array]) -> None:
         raise ValueError(
             f"activations must be of the same images, but their numbers differ: {numbers}"
         )
+
+
+def maps_of_same_images(activations: Mapping[str, ArrayLike]) -> dict[str, Array]:
+    """Return activations (N, *spatial, D_m) of the same images as maps (N, H, W, D_m), float32.
+
+    Raises
+    ------
+    ValueError
+        If there are fewer than two networks, the numbers of images differ, tokens form no square,
+        or a value is not finite.
+    """
+    maps = {name: as_maps(values, name) for name, values in activations.items()}
+    check_same_images(maps)
+    return maps
+
+
+def sampled_images(maps: Mapping[str, Array], grid: Grid, rng: np.random.Generator) -> Array:
+    """Return the indices, in order, of images whose features on a grid take at most 512 MB."""
+    count = len(next(iter(maps.values())))
+    megabytes = 4e-6 * grid[0] * grid[1] * sum(one.shape[-1] for one in maps.values())
+    most = max(1, int(_SAMPLE_MEGABYTES / megabytes))
+    if count <= most:
+        return np.arange(count)
+    return np.sort(rng.choice(count, most, replace=False))
 
 
 def common_grid(grids: Mapping[str, Grid], wanted: Grid | None = None) -> Grid:

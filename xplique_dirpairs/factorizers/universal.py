@@ -27,7 +27,13 @@ from xplique_dirpairs.core.validation import (
     check_number,
     check_random_state,
 )
-from xplique_dirpairs.data.alignment import Grid, as_maps, check_same_images, common_grid, to_grid
+from xplique_dirpairs.data.alignment import (
+    Grid,
+    common_grid,
+    maps_of_same_images,
+    sampled_images,
+    to_grid,
+)
 from xplique_dirpairs.factorizers.autoencoder_base import progress_bar
 from xplique_dirpairs.factorizers.base import LinearFactorizer, check_enough
 from xplique_dirpairs.factorizers.sparse_autoencoder import NaNGuard, top_k
@@ -45,8 +51,6 @@ from xplique_dirpairs.metrics.cross_reconstruction import Moments, ridge_r2
 _EPOCHS = 50
 #: Number of positions from which initial atoms are chosen.
 _START_SAMPLE = 2_000
-#: Size of the features, of all networks together, that the training sees at most.
-_SAMPLE_MEGABYTES = 512.0
 #: Number of images from which a ceiling can be learned and measured.
 _FEWEST_IMAGES = 4
 
@@ -219,9 +223,9 @@ class UniversalFactorizer:
         start = time.perf_counter()
         k = self._check_parameters()
         rng = check_random_state(self.random_state)
-        maps = _maps_of(activations)
+        maps = maps_of_same_images(activations)
         wanted = common_grid({name: one.shape[1:3] for name, one in maps.items()}, grid)
-        images = _sampled(maps, wanted, rng)
+        images = sampled_images(maps, wanted, rng)
         joined, centres, scales = _joined(maps, wanted, images)
         check_enough(len(joined), self.number_of_concepts)
         widths = [len(one) for one in centres]
@@ -493,7 +497,7 @@ class UniversalFactorizer:
             raise ValueError(
                 f"activations must be of the networks {list(self.names_)}, not {list(activations)}"
             )
-        maps = _maps_of({name: activations[name] for name in self.names_})
+        maps = maps_of_same_images({name: activations[name] for name in self.names_})
         for name, one in maps.items():
             channels = len(self[name].constant_)
             if one.shape[-1] != channels:
@@ -526,23 +530,6 @@ class UniversalFactorizer:
                     lost[i, j] += np.square(x - target.decode(u), dtype=np.float64).sum()
         total = squares - [np.square(one).sum() / count for one in sums]
         return np.asarray(1.0 - lost / np.where(total > 0, total, np.nan))
-
-
-def _maps_of(activations: Mapping[str, ArrayLike]) -> dict[str, Array]:
-    """Return activations of the same images as maps (N, H, W, D_m)."""
-    maps = {name: as_maps(values, name) for name, values in activations.items()}
-    check_same_images(maps)
-    return maps
-
-
-def _sampled(maps: Mapping[str, Array], grid: Grid, rng: np.random.Generator) -> Array:
-    """Return the indices of the images that the training sees, in order."""
-    count = len(next(iter(maps.values())))
-    megabytes = 4e-6 * grid[0] * grid[1] * sum(one.shape[-1] for one in maps.values())
-    most = max(1, int(_SAMPLE_MEGABYTES / megabytes))
-    if count <= most:
-        return np.arange(count)
-    return np.sort(rng.choice(count, most, replace=False))
 
 
 def _joined(
