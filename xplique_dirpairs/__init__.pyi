@@ -60,6 +60,8 @@ from .maximisation.firing_report import FiringReport as FiringReport
 from .maximisation.firing_report import measure_firing as measure_firing
 from .maximisation.maximise import MaximisationSettings as MaximisationSettings
 from .maximisation.maximise import maximise as maximise
+from .maximisation.together import SharedPictures as SharedPictures
+from .maximisation.together import maximise_together as maximise_together
 from .metrics.dissection import Dissection as Dissection
 from .metrics.dissection import dissect as dissect
 from .metrics.interpretability import Interpretability as Interpretability

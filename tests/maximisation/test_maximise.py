@@ -284,8 +284,8 @@ def test_networks_and_concepts_of_another_kind_are_refused(colors):
     pairs = color_pairs([RED])
     pca = PCAFactorizer(2)
     pca.fit(np.random.default_rng(0).normal(size=(20, 3)))
-    with pytest.raises(TypeError, match=r"direction pairs are needed.*PCAFactorizer"):
-        quickly(colors, pca)
+    with pytest.raises(TypeError, match=r"signals.*direction pairs.*PCAFactorizer"):
+        quickly(colors, pca, along="signals")
     with pytest.raises(ValueError, match="layer with 8 channels, but the given layer has 3"):
         quickly(colors, make_pairs(8, 2))
     with pytest.raises(

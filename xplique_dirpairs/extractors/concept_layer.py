@@ -12,6 +12,7 @@ from typing import Any, TypeAlias
 
 import keras
 import numpy as np
+import tensorflow as tf
 
 from xplique_dirpairs.core.batching import by_position
 from xplique_dirpairs.core.concept_names import ConceptNames, check_concept_names
@@ -77,6 +78,9 @@ class ConceptLayer:
         Class names as given to `of`, perhaps not of all classes. None: none were given.
     fitted : object
         The fitted extractor or factorizer, or the `DirectionPairs`, that the layer was made from.
+    encode_differentiable : callable or None
+        ``encode`` for tensors, (P, D) → (P, I), through which gradients flow; None for Xplique's
+        own CRAFT, which has none.
     """
 
     split: SplitModel
@@ -91,6 +95,7 @@ class ConceptLayer:
     concept_names: tuple[str, ...]
     class_names: Names
     fitted: Any
+    encode_differentiable: Callable[[tf.Tensor], tf.Tensor] | None = None
 
     @classmethod
     def of(

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import numpy as np
+import tensorflow as tf
 from sklearn.exceptions import NotFittedError
 from xplique.concepts import CraftManagerTf, CraftTf, HolisticCraftTf
 from xplique.concepts.factorizer import ConceptFactorizer
@@ -90,6 +91,7 @@ class FittedConcepts:
     encoding: Array
     decoding: Array | None
     pairs: DirectionPairs | None
+    encode_differentiable: Callable[[tf.Tensor], tf.Tensor] | None
 
 
 def fitted_concepts(extractor: Extractor, affine: bool = True) -> FittedConcepts:
@@ -125,7 +127,16 @@ def fitted_concepts(extractor: Extractor, affine: bool = True) -> FittedConcepts
             decoding = np.asarray(factorizer.decoding_directions, np.float32)
     if isinstance(factorizer, DirectionPairsFactorizer):
         pairs = factorizer.pairs_
-    return FittedConcepts(encode, encode_shown, bank, constant, encoding, decoding, pairs)
+    return FittedConcepts(
+        encode,
+        encode_shown,
+        bank,
+        constant,
+        encoding,
+        decoding,
+        pairs,
+        getattr(factorizer, "encode_differentiable", None),
+    )
 
 
 def factorizer_of(extractor: Extractor) -> Any:

@@ -10,11 +10,11 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from xplique_dirpairs.core.batching import as_positions, chunk_size, slices
+from xplique_dirpairs.core.claims import check_claims
 from xplique_dirpairs.core.linear_algebra import UNMATCHED, match
 from xplique_dirpairs.core.types import Array
 from xplique_dirpairs.core.validation import (
     check_choice,
-    check_concepts,
     check_fraction,
     check_integer,
     check_number,
@@ -120,7 +120,11 @@ def match_extractors(
     if images < LEAST_IMAGES:
         raise ValueError(f"there must be {LEAST_IMAGES} or more images, not {images}")
     wanted = common_grid({name: one.shape[1:3] for name, one in maps.items()}, grid)
-    claimed = None if concepts is None else _claimed(concepts, list(readers.values()))
+    claimed = (
+        None
+        if concepts is None
+        else check_claims(concepts, [len(one.bank) for one in readers.values()])
+    )
     seed = check_seed(random_state)
     order = check_random_state(seed).permutation(images)
     # one quarter learns ridge regressions, one chooses their ridge; both together find the matches
@@ -220,32 +224,6 @@ def _correlations(moments: Moments, columns: _Columns) -> dict[tuple[int, int], 
 
 
 # ------------------------------------------------------------ matching
-
-
-def _claimed(concepts: ArrayLike, readers: Sequence[ConceptReader]) -> Array:
-    """Return concepts (U, M) that are claimed to be the same.
-
-    Raises
-    ------
-    ValueError
-        If they do not have a column for each network, an index is no concept's, a concept is in two
-        rows, or a row has fewer than two concepts.
-    """
-    groups = np.asarray(concepts)
-    if groups.ndim != 2 or groups.shape[1] != len(readers) or groups.dtype.kind not in "iu":
-        raise ValueError(
-            f"concepts must be integers with a column for each of the {len(readers)} networks, not "
-            f"{groups.dtype} of shape {groups.shape}"
-        )
-    for m, reader in enumerate(readers):
-        own = groups[groups[:, m] != UNMATCHED, m]
-        if len(np.unique(own)) < len(own):
-            raise ValueError(f"no concept may be in two rows of concepts, but column {m} has some")
-        if len(own):
-            check_concepts(own, len(reader.bank))
-    if ((groups != UNMATCHED).sum(axis=1) < 2).any():
-        raise ValueError("each row of concepts must have the concepts of two networks or more")
-    return groups.astype(int)
 
 
 def _groups(

@@ -32,6 +32,7 @@ from xplique.features_visualizations import Objective, fft_to_rgb, get_fft_scale
 from xplique.features_visualizations.preconditioning import recorrelate_colors
 
 from xplique_dirpairs.core.batching import slices
+from xplique_dirpairs.core.linear_algebra import lengths_of
 from xplique_dirpairs.core.progress import quiet
 from xplique_dirpairs.core.types import Array
 from xplique_dirpairs.core.validation import (
@@ -55,6 +56,8 @@ _COSINE_POWER = 2.0
 #: Cosines below this value count as this value, so that features far from the direction still have
 #: a score that grows with their length.
 _LEAST_COSINE = 0.1
+#: Weight of the projection in the score of a coefficient, which alone may have no gradient.
+_TOWARDS = 0.1
 #: Learning rate of Adam. Xplique uses 0.05. Here the contrast is fixed, so that only the ratio to
 #: the initial values matters, and smaller steps keep less noise of the first steps.
 _LEARNING_RATE = 0.01
@@ -130,16 +133,22 @@ def maximise(
     times the mean over positions of max(0, r) is subtracted, with the largest excess r among all
     other detectors at the position.
 
+    Concepts of other kinds have coefficients u, which are compared in the units of the features: v
+    = u_i ‖a_i‖ with the row a_i of the concept bank. Their score is the mean of v_i over positions,
+    and r the largest v_j of the others. A tenth of the projection on the filter (of a_i, where
+    there is none) is added, since a sparse code of 0 has no gradient.
+
     Parameters
     ----------
     concepts : ConceptLayer or fitted extractor
-        Direction pairs at a layer of a network, as a `ConceptLayer` or as anything that
-        `ConceptLayer.of` accepts as its only argument.
+        Concepts at a layer of a network, as a `ConceptLayer` or as anything that `ConceptLayer.of`
+        accepts as its only argument: direction pairs, or any extractor with differentiable
+        coefficients.
     indices : int or sequence of int, optional
         Indices of the concepts to generate images for. None: all concepts.
     along : {"filters", "signals"}, default="filters"
-        "filters": show what makes the detector fire. "signals": show what the presence of the
-        concept adds to the features.
+        "filters": show what makes the detector fire, or the coefficient large. "signals": show what
+        the presence of the concept adds to the features; of direction pairs only.
     against_rival : float, default=1.0
         Weight, at least 0, of the strongest other detector in the score. With 0, images often show
         features that several concepts share, and another detector fires more than the concept's
@@ -175,19 +184,20 @@ def maximise(
     Raises
     ------
     TypeError
-        If ``concepts`` is not an extractor, or holds no direction pairs.
+        If ``concepts`` is not an extractor; if gradients do not flow through its coefficients; or
+        if ``along`` is "signals", and its concepts are no direction pairs.
     ValueError
         If the network does not take float images, or takes several sizes and ``image_shape`` is
         missing; if an argument is out of range; or if the images become NaN.
     """
     layer = ConceptLayer.of(concepts)
-    pairs = layer.direction_pairs
     encoder = _encoder_of_images(layer.split.input_to_latent_model, image_shape)
-    chosen = check_concepts(indices, pairs.number_of_concepts)
+    chosen = check_concepts(indices, layer.number_of_concepts)
     check_choice("along", along, ("filters", "signals"))
     check_integer("steps", steps)
     check_integer("batch_size", batch_size)
     check_number("against_rival", against_rival, minimum=0)
+    score = _score_of(layer, along, against_rival, len(encoder.output_shape) - 2)
     low, high = check_limits(values_range, "values_range")
     if low is None or high is None:
         raise ValueError(f"values_range must be two finite numbers, not {values_range!r}")
@@ -200,13 +210,12 @@ def maximise(
 
     batches = [chosen[part] for part in slices(len(chosen), batch_size)]
     bar = keras.utils.Progbar(steps * len(batches), unit_name="step") if verbose else None
-    score = concept_score(pairs, along, against_rival, len(encoder.output_shape) - 2)
     images = []
     for batch in batches:
         initial = initial_images((side, side, channels), batch, seed, settings.fft_decay)
         with quiet():
             snapshots, _ = optimize(
-                _objective(encoder, score, batch, pairs.number_of_concepts),
+                _objective(encoder, score, batch, layer.number_of_concepts),
                 optimizer=_Ascent(bar),
                 nb_steps=steps,
                 fft_decay=settings.fft_decay,
@@ -261,6 +270,67 @@ def _objective(
     masks = list(one_hot.reshape(len(concepts), *positions, number_of_concepts))
     names = [str(concept) for concept in concepts]
     return Objective(encoder, [encoder.outputs[0]], [masks], [score], [1.0], [names])
+
+
+def _score_of(layer: ConceptLayer, along: Along, against_rival: float, spatial_axes: int) -> Score:
+    """Return the function that is maximised, for concepts of any kind."""
+    if layer.pairs is not None:
+        return concept_score(layer.pairs, along, against_rival, spatial_axes)
+    kind = type(layer.fitted).__name__
+    if along == "signals":
+        raise TypeError(
+            f'along="signals" needs direction pairs, which have signal vectors, but the concepts '
+            f'are those of a {kind}: use along="filters"'
+        )
+    if layer.encode_differentiable is None:
+        raise TypeError(
+            f"gradients do not flow through the coefficients of a {kind}: use an extractor whose "
+            "factorizer has encode_differentiable, such as NMFFactorizer"
+        )
+    return coefficient_score(layer, against_rival, spatial_axes)
+
+
+def coefficient_score(layer: ConceptLayer, against_rival: float, spatial_axes: int) -> Score:
+    """Return the function that is maximised for concepts that are no direction pairs.
+
+    Parameters
+    ----------
+    layer : ConceptLayer
+        Concepts with coefficients u, rows a_i of the bank and, if they have them, filters w_i.
+    against_rival : float
+        Weight of the largest other coefficient, in units of the features.
+    spatial_axes : int
+        Number of axes of positions.
+
+    Returns
+    -------
+    score : callable
+        As for `concept_score`: the mean over positions of v_i + s_i/10 − ``against_rival`` max(0,
+        max_j≠i v_j), with v_i = u_i ‖a_i‖, and s_i = wᵢᵀ(x − constant) ‖a_i‖ or, without filters,
+        a_iᵀ(x − constant)/‖a_i‖.
+    """
+    encode = layer.encode_differentiable
+    assert encode is not None
+    lengths = np.maximum(lengths_of(layer.bank), 1e-12)
+    towards = layer.bank / lengths[:, None]
+    if layer.decoding is not None:
+        towards = layer.decoding * lengths[:, None]
+    units, directions = tf.constant(lengths, tf.float32), tf.constant(towards.T, tf.float32)
+    constant = tf.constant(layer.constant, tf.float32)
+    positions = list(range(-spatial_axes, 0))
+
+    def score(activations: tf.Tensor, own: tf.Tensor) -> tf.Tensor:
+        x, own = tf.cast(activations, tf.float32), tf.cast(own, tf.float32)
+        flat = tf.reshape(x, [-1, x.shape[-1]])
+        shape = tf.concat([tf.shape(x)[:-1], [units.shape[0]]], axis=0)
+        values = tf.reshape(tf.cast(encode(flat), tf.float32), shape) * units
+        towards = tf.einsum("...d,di->...i", x - constant, directions)
+        rivals = tf.where(own > 0, values.dtype.min, values)
+        rival = tf.nn.relu(tf.reduce_max(rivals, axis=-1))
+        main = tf.reduce_sum((values + _TOWARDS * towards) * own, axis=-1)
+        return tf.reduce_mean(main - against_rival * rival, axis=positions)
+
+    return score
 
 
 def concept_score(

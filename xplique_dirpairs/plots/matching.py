@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from xplique_dirpairs.core.types import Array
+from xplique_dirpairs.plots.images import as_picture
 from xplique_dirpairs.plots.layout import dress, plain
 from xplique_dirpairs.plots.palette import GREY, concept_colors
 
@@ -69,6 +70,39 @@ def plot_matches(
     _draw_entropy(figure.add_subplot(places[0]), entropy, phi, holds)
     if cross_r2 is not None and ceiling is not None:
         _draw_cross(figure.add_subplot(places[1]), networks, cross_r2, ceiling)
+    figure.suptitle(title, fontsize=11)
+    return figure
+
+
+def plot_shared_pictures(title: str, concepts: Array, pictures: Mapping[str, Array]) -> Figure:
+    """Draw pictures of shared concepts: a row for each concept, a column for each network.
+
+    Parameters
+    ----------
+    title : str
+        Title of the figure.
+    concepts : ndarray of shape (U, M), int
+        Index of each concept in each network; −1 where a network does not have it.
+    pictures : mapping of str to ndarray of shape (U, height, width, channels)
+        Pictures by the name of each of the M networks; NaN where it does not have the concept.
+
+    Returns
+    -------
+    figure : Figure
+    """
+    rows, columns = concepts.shape
+    figure, axes = plt.subplots(
+        rows, columns, figsize=(1.8 * columns, 1.8 * rows + 0.5), squeeze=False
+    )
+    figure.set_layout_engine("constrained")
+    for m, (name, images) in enumerate(pictures.items()):
+        limits = float(np.nanmin(images)), float(np.nanmax(images))
+        for u in range(rows):
+            ax = axes[u, m]
+            ax.set_axis_off()
+            if concepts[u, m] >= 0:
+                ax.imshow(as_picture(images[u], limits))
+                ax.set_title(f"{plain(name)}: {concepts[u, m]}", fontsize=8)
     figure.suptitle(title, fontsize=11)
     return figure
 
