@@ -5,6 +5,12 @@ from .comparison.blend import BlendSeparation as BlendSeparation
 from .comparison.blend import blend_separation as blend_separation
 from .comparison.compare import compare as compare
 from .comparison.result import Comparison as Comparison
+from .connectome.build import EdgeSettings as EdgeSettings
+from .connectome.build import build_connectome as build_connectome
+from .connectome.result import ConceptPath as ConceptPath
+from .connectome.result import Connectome as Connectome
+from .connectome.suppression import SuppressionTest as SuppressionTest
+from .connectome.suppression import suppression_test as suppression_test
 from .data.alignment import align_positions as align_positions
 from .data.shards import ActivationShards as ActivationShards
 from .explanations.model import explain_model as explain_model
@@ -73,6 +79,7 @@ from .metrics.static_dynamic import static_dynamic_shares as static_dynamic_shar
 from .metrics.universality import Universality as Universality
 from .metrics.universality import universality as universality
 from .models.head import Head as Head
+from .models.segment import segment_model as segment_model
 from .models.split import SplitModel as SplitModel
 from .models.split import split_model as split_model
 from .pairs import DirectionPairs as DirectionPairs

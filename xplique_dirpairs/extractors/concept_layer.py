@@ -23,6 +23,7 @@ from xplique_dirpairs.extractors.kinds import (
     Extractor,
     activations_of,
     check_channels,
+    differentiable_encoder,
     extractor_of,
     fitted_concepts,
     own_split,
@@ -290,6 +291,18 @@ class ConceptLayer:
         if self.encode_shown is self.encode:
             return u, np.maximum(u, 0.0)
         return u, self.shown(activations)
+
+    def mean_coefficients(self, activations: tf.Tensor) -> tf.Tensor:
+        """Return the coefficients of I concepts, averaged over positions, as a tensor (N, I).
+
+        Gradients flow to ``activations``, the features of N images in D channels as a tensor of
+        shape (N, *spatial, D).
+        """
+        encode = differentiable_encoder(as_extractor(self.fitted))
+        u = encode(tf.reshape(activations, (-1, self.channels)))
+        return tf.reduce_mean(
+            tf.reshape(u, (tf.shape(activations)[0], -1, self.number_of_concepts)), axis=1
+        )
 
     def reconstructions(self, coefficients: Array) -> Array:
         """Return what I concepts explain of the features of N images, without the residual.

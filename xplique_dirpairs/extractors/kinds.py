@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -18,6 +19,7 @@ from xplique_dirpairs.core.types import Array
 from xplique_dirpairs.data.images import compute_activations
 from xplique_dirpairs.factorizers.base import DirectionsFactorizer
 from xplique_dirpairs.factorizers.direction_pairs import DirectionPairsFactorizer
+from xplique_dirpairs.factorizers.nonnegative import differentiable_least_squares
 from xplique_dirpairs.models.head import Head
 from xplique_dirpairs.models.split import SplitModel
 from xplique_dirpairs.pairs import DirectionPairs
@@ -259,6 +261,19 @@ def shown_encoder(factorizer: ConceptFactorizer) -> Callable[[Array], Array] | N
     inherited = DirectionsFactorizer.shown_coefficients
     own: Callable[[Array], Array] | None = getattr(factorizer, "shown_coefficients", None)
     return None if getattr(own, "__func__", inherited) is inherited else own
+
+
+def differentiable_encoder(extractor: Extractor) -> Callable[[tf.Tensor], tf.Tensor]:
+    """Return the encoder (P, D) → (P, I) of an extractor as a function of tensors.
+
+    Gradients flow to the features. The encoder of Xplique's own CRAFT, scikit-learn's non-negative
+    least squares, is replaced by a differentiable one with the same values.
+    """
+    factorizer = factorizer_of(extractor)
+    if isinstance(factorizer, ConceptFactorizer):
+        encode: Callable[[tf.Tensor], tf.Tensor] = factorizer.encode_differentiable
+        return encode
+    return partial(differentiable_least_squares, bank=bank_of(extractor))
 
 
 def check_channels(channels: int, given: int | None) -> None:

@@ -1,0 +1,273 @@
+from dataclasses import replace
+
+import keras
+import numpy as np
+import pytest
+from planted_graph import its_connectome, planted_network
+from sklearn.metrics import roc_auc_score
+
+from xplique_dirpairs import ConceptLayer
+from xplique_dirpairs.connectome.build import EdgeSettings, build_connectome
+from xplique_dirpairs.connectome.layers import survey
+from xplique_dirpairs.core.linear_algebra import cosines, match
+from xplique_dirpairs.datasets.planted_connectome import LOWER, UPPER, planted_connectome
+from xplique_dirpairs.factorizers.decompositions import KMeansFactorizer, PCAFactorizer
+from xplique_dirpairs.factorizers.nonnegative import NMFFactorizer
+from xplique_dirpairs.models.segment import segment_model
+from xplique_dirpairs.models.split import split_model
+
+
+@pytest.fixture
+def planted():
+    return planted_network()
+
+
+@pytest.fixture
+def connectome():
+    return its_connectome()
+
+
+def build(planted, lower=None, upper=None, images=None, **options):
+    settings = EdgeSettings(**options)
+    pairs = {LOWER: lower or planted.lower, UPPER: upper or planted.upper}
+    images = planted.images if images is None else images
+    return build_connectome(planted.model, pairs, images, settings=settings, verbose=0)
+
+
+def aucs(edges, values):
+    return [roc_auc_score((s * edges > 0).ravel(), (s * values).ravel()) for s in (1, -1)]
+
+
+def test_planted_edges_of_either_sign_are_found_and_no_others(planted, connectome):
+    scores, effects = connectome.scores[0], connectome.effects[0]
+    assert min(*aucs(planted.edges, scores), *aucs(planted.edges, effects)) >= 0.99
+    absent = np.abs(effects[planted.edges == 0]).mean()
+    assert absent <= 0.05 * np.abs(effects[planted.edges != 0]).mean()
+    np.testing.assert_array_equal(np.sign(connectome.class_scores), planted.class_edges)
+
+
+def test_kept_edges_are_planted_ones(planted, connectome):
+    kept = connectome.kept[0]
+    assert kept.any()
+    assert not kept[planted.edges == 0].any()
+
+
+@pytest.mark.parametrize("measure", ["slope", "shift"])
+@pytest.mark.parametrize("target", ["coefficient", "detector"])
+def test_each_measure_and_target_finds_the_planted_edges(planted, measure, target):
+    found = build(planted, measure=measure, target=target, exemplars=8)
+    assert min(aucs(planted.edges, found.effects[0])) >= 0.99
+
+
+def test_paper_target_finds_less(planted, connectome):
+    centres = np.mean(aucs(planted.edges, build(planted, target="centroid").effects[0]))
+    assert centres < np.mean(aucs(planted.edges, connectome.effects[0]))
+
+
+def test_linear_segment_has_the_effects_of_the_closed_form():
+    planted = planted_connectome(24, linear=True)
+    undecided = [
+        split_layer(planted, name, pairs)
+        for name, pairs in ((LOWER, planted.lower), (UPPER, planted.upper))
+    ]
+    found = build(planted, *undecided, target="detector")
+    x = planted.images.astype(np.float64)
+    jacobian = planted.model.get_layer("causes").get_weights()[0][0, 0].astype(np.float64)
+    jacobian = jacobian @ planted.model.get_layer(UPPER).get_weights()[0][0, 0]
+    lower = (np.maximum(x @ planted.lower.filters.T.astype(float), 0)).mean(axis=(1, 2))
+    lengths = (planted.lower.bank() * planted.lower.signals).sum(axis=1)
+    upper = (x @ jacobian @ planted.upper.filters.T).mean(axis=(1, 2))
+    closed = planted.lower.signals @ jacobian @ planted.upper.filters.T
+    closed = closed * (lower.std(axis=0) * lengths)[:, None] / upper.std(axis=0)
+    np.testing.assert_allclose(found.effects[0], closed, atol=1e-5 * np.abs(closed).max())
+
+
+def split_layer(planted, name, pairs):
+    return ConceptLayer.of(pairs, split_model(planted.model, name))
+
+
+def test_contributions_are_those_of_a_slow_second_writing(planted, connectome):
+    segment = segment_model(planted.model, LOWER, UPPER)
+    layer = split_layer(planted, LOWER, planted.lower)
+    upper = split_layer(planted, UPPER, planted.upper)
+    x = planted.images
+    u, before = layer.coefficients(x), upper.coefficients(np.asarray(segment(x)))
+    spreads = before.mean(axis=(1, 2)).std(axis=0)
+    small = 1e-3
+    expected = np.zeros_like(connectome.edges[0].contributions)
+    for c in range(len(expected)):
+        moved = x + small * u[..., [c]] * layer.bank[c]
+        after = upper.coefficients(np.asarray(segment(moved)))
+        expected[c] = (after - before).mean(axis=(0, 1, 2)) / small / spreads
+    np.testing.assert_allclose(connectome.edges[0].contributions, expected, atol=0.02)
+
+
+def test_a_negated_signal_negates_its_row_and_a_scaled_one_changes_nothing(planted, connectome):
+    pairs = planted.lower
+    scale = np.array([-1.0, *np.ones(7)])[:, None]
+    flipped = replace(pairs, signals=pairs.signals * scale)
+    found, before = build(planted, flipped), connectome.edges[0]
+    np.testing.assert_allclose(found.scores[0][0], -before.scores[0])
+    np.testing.assert_allclose(found.effects[0][1:], before.effects[1:], atol=1e-6)
+    scaled = replace(pairs, filters=2 * pairs.filters, biases=2 * pairs.biases)
+    np.testing.assert_allclose(
+        build(planted, scaled).effects[0], before.effects, rtol=1e-4, atol=1e-6
+    )
+
+
+def test_order_of_images_and_of_concepts_and_batches_change_nothing(planted, connectome):
+    order = np.random.default_rng(1).permutation(len(planted.images))
+    concepts = np.random.default_rng(2).permutation(8)
+    pairs = planted.lower
+    shuffled = replace(
+        pairs,
+        **{
+            name: getattr(pairs, name)[concepts]
+            for name in ("filters", "biases", "signals", "absent_levels")
+        },
+    )
+    settings = EdgeSettings(sample=len(order))
+    found = build_connectome(
+        planted.model,
+        {LOWER: shuffled, UPPER: planted.upper},
+        planted.images[order],
+        settings=settings,
+        batch_size=7,
+        verbose=0,
+    )
+    for name in ("scores", "effects", "contributions", "p_values"):
+        ours, theirs = getattr(found.edges[0], name), getattr(connectome.edges[0], name)
+        np.testing.assert_allclose(ours, theirs[concepts], rtol=1e-4, atol=1e-5, err_msg=name)
+
+
+def test_same_seed_gives_the_same_connectome(planted):
+    first, second = (
+        build(planted, noise="permuted labels", exemplars=8).p_values[0] for _ in range(2)
+    )
+    np.testing.assert_array_equal(first, second)
+
+
+def test_permuted_labels_rank_planted_edges_first(planted):
+    p = build(planted, noise="permuted labels", exemplars=8).p_values[0]
+    assert np.median(p[planted.edges != 0]) < np.median(p[planted.edges == 0])
+
+
+def test_learned_pairs_find_the_planted_edges():
+    planted = planted_connectome(96, lower=16, side=8)
+    found = build_connectome(
+        planted.model, {LOWER: 16, UPPER: 6}, planted.images, random_state=0, verbose=0
+    )
+    signs, rows = [], []
+    for layer, truth in zip(found.concept_layers, (planted.lower, planted.upper), strict=True):
+        cosine = cosines(layer.encoding, truth.signals)
+        matched = match(np.abs(cosine))
+        rows.append(matched)
+        signs.append(np.sign(cosine[matched, np.arange(len(matched))]))
+    effects = found.effects[0][np.ix_(*rows)] * signs[0][:, None] * signs[1]
+    assert min(aucs(planted.edges, effects)) >= 0.9
+
+
+def test_shuffled_weights_and_random_directions_have_no_edges(planted):
+    """Before correction, a share of the edges up to the level is kept."""
+    rng = np.random.default_rng(0)
+    shares, scores = [], []
+    for _ in range(10):
+        network = keras.models.clone_model(planted.model)
+        network.set_weights(planted.model.get_weights())
+        causes = network.get_layer("causes")
+        weights = causes.get_weights()[0]
+        causes.set_weights([rng.permutation(weights.ravel()).reshape(weights.shape)])
+        found = build_connectome(
+            network,
+            {LOWER: planted.lower, UPPER: planted.upper},
+            planted.images,
+            settings=EdgeSettings(correction="none", exemplars=16, sample=2),
+            verbose=0,
+        )
+        tested = np.isfinite(found.p_values[0])
+        shares.append(found.kept[0][tested].mean())
+        scores.append(aucs(planted.edges, np.nan_to_num(found.scores[0])))
+    assert np.mean(shares) <= 0.05 + 3 * np.sqrt(0.05 * 0.95 / (10 * planted.edges.size))
+    assert abs(np.mean(scores) - 0.5) <= 0.1
+
+
+@pytest.mark.parametrize("factorizer", [PCAFactorizer(4), NMFFactorizer(4, random_state=0)])
+def test_other_extractors_have_edges_too(planted, factorizer):
+    factorizer = replace(factorizer)
+    upper = np.asarray(segment_model(planted.model, LOWER, UPPER)(planted.images))
+    upper = np.maximum(upper, 0)
+    factorizer.fit(upper.reshape(-1, upper.shape[-1]))
+    positive = planted_relu(planted)
+    found = build_connectome(
+        positive, {"positive": factorizer}, planted.images, class_ids=[0, 1, 2], verbose=0
+    )
+    assert found.class_scores.shape == (4, 3)
+    assert np.isfinite(found.class_effects).all()
+
+
+def planted_relu(planted):
+    model = planted.model
+    rest = keras.Model(model.get_layer(UPPER).output, model.output)
+    positive = keras.layers.ReLU(name="positive")(model.get_layer(UPPER).output)
+    return keras.Model(model.input, rest(positive))
+
+
+def test_k_means_has_edges_by_its_distances(planted):
+    kmeans = KMeansFactorizer(6, random_state=0)
+    kmeans.fit(planted.images.reshape(-1, planted.images.shape[-1]))
+    found = build(planted, kmeans, exemplars=8)
+    assert np.isfinite(found.effects[0]).all()
+
+
+def test_class_ids_choose_the_classes(planted):
+    found = build_connectome(
+        planted.model, {UPPER: planted.upper}, planted.images, class_ids=[2, 0],
+        class_names=["a", "b", "c"], verbose=0,
+    )  # fmt: skip
+    assert found.class_names == ("c", "a")
+    np.testing.assert_array_equal(np.sign(found.class_scores), planted.class_edges[:, [2, 0]])
+
+
+def test_names_of_a_concept_layer_are_kept(planted):
+    names = [f"cause {i}" for i in range(8)]
+    layer = ConceptLayer.of(planted.lower, split_model(planted.model, LOWER), concept_names=names)
+    found = build_connectome(planted.model, {LOWER: layer}, planted.images, verbose=0)
+    assert found.layers[0].concept_names == tuple(names)
+    with pytest.raises(ValueError, match="belong to layer 'lower'"):
+        build_connectome(planted.model, {UPPER: layer}, planted.images, verbose=0)
+
+
+def test_survey_averages_over_images_and_positions(planted):
+    layer = split_layer(planted, LOWER, planted.lower)
+    found = survey(
+        layer,
+        planted.images,
+        is_last=False,
+        crops=2,
+        batch_size=7,
+        random_state=0,
+        verbose=0,
+    )
+    shown = layer.shown(planted.images)
+    np.testing.assert_allclose(found.shown, shown.mean(axis=(1, 2)), rtol=1e-5)
+    weights, x = shown.reshape(-1, 8), planted.images.reshape(-1, 64)
+    centres = weights.T @ x / weights.sum(axis=0)[:, None]
+    np.testing.assert_allclose(found.centres, centres, rtol=1e-3, atol=1e-4)
+    assert all(len(crops) <= 2 for crops in found.crops)
+
+
+def test_bad_arguments_are_refused(planted):
+    pairs = {LOWER: planted.lower, UPPER: planted.upper}
+    with pytest.raises(ValueError, match="at least 2"):
+        build_connectome(planted.model, pairs, planted.images[:1], verbose=0)
+    with pytest.raises(ValueError, match="does not come before"):
+        build_connectome(planted.model, dict(reversed(pairs.items())), planted.images, verbose=0)
+    with pytest.raises(TypeError, match="dict of layer names"):
+        build_connectome(planted.model, [planted.lower], planted.images, verbose=0)
+    with pytest.raises(ValueError, match="class_ids must be different"):
+        build_connectome(planted.model, pairs, planted.images, class_ids=[0, 9], verbose=0)
+    with pytest.raises(ValueError, match="number of concepts of layer"):
+        build_connectome(planted.model, {LOWER: 0}, planted.images, verbose=0)
+    for name, value in (("target", "x"), ("measure", "x"), ("level", 2), ("exemplars", 0)):
+        with pytest.raises(ValueError, match=name):
+            EdgeSettings(**{name: value})

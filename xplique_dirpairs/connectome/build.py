@@ -1,0 +1,401 @@
+"""`build_connectome`: which concepts make those of the next layer, and the classes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+import numpy as np
+from numpy.typing import ArrayLike
+
+from xplique_dirpairs.connectome.layers import Survey, concept_layers, survey
+from xplique_dirpairs.connectome.responses import TARGETS, Responses, responses_above
+from xplique_dirpairs.connectome.result import Connectome, Edges, LayerConcepts
+from xplique_dirpairs.core.batching import as_positions, slices
+from xplique_dirpairs.core.linear_algebra import unit_rows
+from xplique_dirpairs.core.progress import progress
+from xplique_dirpairs.core.types import Array
+from xplique_dirpairs.core.validation import (
+    Names,
+    check_choice,
+    check_fraction,
+    check_images,
+    check_integer,
+    check_number,
+    check_seed,
+)
+from xplique_dirpairs.extractors.concept_layer import ConceptLayer
+from xplique_dirpairs.metrics.significance import (
+    CORRECTIONS,
+    p_values,
+    significant,
+    tail_p_values,
+    uniform_p_values,
+)
+from xplique_dirpairs.sensitivity.noise_vectors import (
+    balanced_sample,
+    mean_difference_noise,
+    noise_vectors,
+    uniform_directions,
+)
+
+DIRECTIONS = ("signals", "filters")
+MEASURES = ("slope", "shift")
+NOISES = ("uniform", "permuted labels")
+#: Number of noise directions where p is not exact.
+_NOISE = 200
+#: Largest number of classes that are looked at unless others are asked for.
+_CLASSES = 20
+
+
+@dataclass(frozen=True)
+class EdgeSettings:
+    """How edges of a connectome are measured and tested.
+
+    Parameters
+    ----------
+    target : {"coefficient", "detector", "centroid"}, default="coefficient"
+        What an upper concept is read by, averaged over positions: its coefficient; the projection
+        on its filter; or, as in the paper, minus the distance of the mean features from its centre.
+    direction : {"signals", "filters"}, default="signals"
+        Along what a lower concept is moved: its signal vector (encoding direction), or its filter.
+    measure : {"slope", "shift"}, default="slope"
+        By the gradient; or by a step of one spread of the lower concept, which also shows what a
+        saturated detector does.
+    exemplars : int, default=50
+        Largest number of images for an upper concept or class: those that show most of it.
+    sample : int, default=64
+        Number of images, evenly spaced, in which contributions are measured.
+    noise : {"uniform", "permuted labels"}, default="uniform"
+        What a direction is tested against: directions that are uniform on the sphere, or signal
+        vectors estimated from permuted labels of the lower concept.
+    level : float, default=0.05
+        Significance level of kept edges.
+    correction : {"benjamini-hochberg", "bonferroni", "none"}, default="benjamini-hochberg"
+        Correction for all edges between two layers.
+    tie : float, default=1e-4
+        Slopes up to this share of the gradient's length count as 0.
+
+    Raises
+    ------
+    ValueError
+        If a value is not one of these, or out of range.
+    """
+
+    target: str = "coefficient"
+    direction: str = "signals"
+    measure: str = "slope"
+    exemplars: int = 50
+    sample: int = 64
+    noise: str = "uniform"
+    level: float = 0.05
+    correction: str = "benjamini-hochberg"
+    tie: float = 1e-4
+
+    def __post_init__(self) -> None:
+        check_choice("target", self.target, TARGETS)
+        check_choice("direction", self.direction, DIRECTIONS)
+        check_choice("measure", self.measure, MEASURES)
+        check_choice("noise", self.noise, NOISES)
+        check_choice("correction", self.correction, CORRECTIONS)
+        check_integer("exemplars", self.exemplars)
+        check_integer("sample", self.sample)
+        check_fraction("level", self.level)
+        check_number("tie", self.tie, minimum=0.0)
+
+
+_DEFAULT = EdgeSettings()
+
+
+def build_connectome(
+    model: keras.Model,
+    layers: Mapping[str, Any],
+    images: ArrayLike,
+    *,
+    class_ids: Sequence[int] | None = None,
+    class_names: Names = None,
+    settings: EdgeSettings = _DEFAULT,
+    crops: int = 3,
+    batch_size: int = 32,
+    random_state: int | None = 0,
+    verbose: int = 1,
+) -> Connectome:
+    """Measure which concepts of each layer make those of the next one, and which make the classes.
+
+    An edge goes from a lower concept c to an upper concept q. With g the gradient of the reading
+    r_q with respect to the features of the lower layer, summed over positions, and ŝ_c the signal
+    vector of c,
+
+        score  = share of the exemplars of q with ⟨g, ŝ_c⟩ > 0 − share with ⟨g, ŝ_c⟩ < 0
+        effect = mean over the exemplars of ⟨g, ŝ_c⟩ · spread of c / spread of q
+
+    where a spread is the standard deviation over images of what lies along ŝ_c, and of r_q. The
+    form is that of the visual concept connectome (Kowal et al., "Visual Concept Connectome (VCC)",
+    2024), which asks how the distance from the upper concept's centre changes along a CAV; that the
+    upper concept's own reading is moved along the lower concept's signal vector, that effects have
+    a size, and the test are defined by this project.
+
+    Memory does not grow with the number of images beyond the images themselves and one number for
+    each image and concept: activations are computed in batches, and at most 256 MB are kept.
+
+    Parameters
+    ----------
+    model : keras.Model
+        The whole classifier.
+    layers : mapping of str to object
+        Layer name → its concepts, in the order in which images pass the layers: a number of
+        concepts, for which direction pairs are learned from at most 100,000 positions; or anything
+        that `ConceptLayer.of` takes beside a split.
+    images : array-like of shape (N, height, width, C)
+        N ≥ 2 images, preprocessed for the network: of one class, or of any.
+    class_ids : sequence of int, optional
+        Classes to which there are edges. None: those that the images are predicted as, at most the
+        20 most frequent ones.
+    class_names : sequence of K str or dict of int to str, optional
+        Names of the classes.
+    settings : EdgeSettings, default=EdgeSettings()
+        How edges are measured and tested.
+    crops : int, default=3
+        Number of image crops kept for each concept.
+    batch_size : int, default=32
+        Number of images that pass through the network at a time.
+    random_state : int or None, default=0
+        Seed of the learning, of samples and of noise.
+    verbose : int, default=1
+        Progress bars are shown unless this is 0.
+
+    Returns
+    -------
+    connectome : Connectome
+
+    Raises
+    ------
+    TypeError
+        If ``model`` is no Keras model, or concepts are of no known kind.
+    ValueError
+        If layers are in another order, a branch bypasses one, or another argument does not fit.
+    """
+    images = check_images(images)
+    if len(images) < 2:
+        raise ValueError("images must be at least 2, of which spreads are taken, not 1")
+    check_integer("batch_size", batch_size)
+    check_integer("crops", crops, 0)
+    seeds = iter(check_seed(random_state).generate_state(2 * len(layers) + 3))
+    fitted = concept_layers(
+        model, layers, images, class_names=class_names, batch_size=batch_size,
+        random_state=random_state, verbose=verbose,
+    )  # fmt: skip
+    surveys = [
+        survey(
+            layer, images, is_last=layer is fitted[-1], crops=crops, batch_size=batch_size,
+            random_state=int(next(seeds)), verbose=verbose,
+        )
+        for layer in fitted
+    ]  # fmt: skip
+    last, logits = fitted[-1], surveys[-1].logits
+    ids = _class_ids(class_ids, logits)
+    edges = []
+    for n, (lower, own) in enumerate(zip(fitted, surveys, strict=True)):
+        above = surveys[min(n + 1, len(fitted) - 1)]
+        if lower is last:
+            title = f"{lower.layer} to classes"
+            exemplars = _class_exemplars(logits, ids, settings.exemplars)
+        else:
+            title = f"{lower.layer} to {fitted[n + 1].layer}"
+            concepts = range(fitted[n + 1].number_of_concepts)
+            exemplars = [above.exemplars(q, settings.exemplars) for q in concepts]
+        responses = responses_above(
+            fitted, n, settings.target, above.centres, ids, images, batch_size
+        )
+        rng = np.random.default_rng(int(next(seeds)))
+        edges.append(_edges(lower, own, responses, exemplars, settings, rng, title, verbose))
+    names = last.names_of_classes(logits.shape[1])
+    return Connectome(
+        tuple(_layer_concepts(layer, own) for layer, own in zip(fitted, surveys, strict=True)),
+        tuple(edges),
+        tuple(int(k) for k in ids),
+        tuple(names[k] for k in ids),
+        {**vars(settings), "images": len(images)},
+        fitted,
+    )
+
+
+def _layer_concepts(layer: ConceptLayer, own: Survey) -> LayerConcepts:
+    return LayerConcepts(str(layer.layer), layer.concept_names, own.centres, own.shown.mean(axis=0),
+                         own.crops)  # fmt: skip
+
+
+def _class_ids(given: Sequence[int] | None, logits: Array) -> Array:
+    """Return the classes to which there are edges."""
+    count = logits.shape[1]
+    if given is None:
+        numbers = np.bincount(logits.argmax(axis=1), minlength=count)
+        order = np.argsort(-numbers, kind="stable")[:_CLASSES]
+        return np.sort(order[numbers[order] > 0])
+    ids = np.asarray(given)
+    if ids.ndim != 1 or ids.dtype.kind not in "iu" or not len(ids):
+        raise ValueError(f"class_ids must be class indices, such as [0, 3], not {given!r}")
+    if ids.min() < 0 or ids.max() >= count or len(set(ids.tolist())) < len(ids):
+        raise ValueError(
+            f"class_ids must be different indices of the {count} classes, not {ids.tolist()}"
+        )
+    return ids
+
+
+def _class_exemplars(logits: Array, ids: Array, count: int) -> list[Array]:
+    """Return the images predicted as each class, the surest first; others if there are none."""
+    predicted, chosen = logits.argmax(axis=1), []
+    margins = logits - logits.mean(axis=1, keepdims=True)
+    for k in ids:
+        own = np.flatnonzero(predicted == k)
+        own = own if len(own) else np.arange(len(logits))
+        chosen.append(own[np.argsort(-margins[own, k], kind="stable")[:count]])
+    return chosen
+
+
+# ------------------------------------------------------------ the edges between two layers
+
+
+def _edges(
+    lower: ConceptLayer,
+    own: Survey,
+    responses: Responses,
+    exemplars: list[Array],
+    settings: EdgeSettings,
+    rng: np.random.Generator,
+    title: str,
+    verbose: int,
+) -> Edges:
+    """Measure and test the edges from the concepts of a layer to all upper readings."""
+    signals = unit_rows(lower.encoding.astype(np.float64))
+    # How far one unit of a coefficient moves the features along the signal vector.
+    lengths = (lower.bank * signals).sum(axis=1)
+    spreads = own.spreads * np.abs(lengths)
+    directions = signals
+    if settings.direction == "filters":
+        rows = lower.bank if lower.decoding is None else lower.decoding
+        directions = unit_rows(rows.astype(np.float64))
+    shape = len(signals), len(exemplars)
+    chosen = np.unique(np.linspace(0, len(own.means) - 1, settings.sample).astype(int))
+    means = responses.readings(responses.activations(chosen))
+    upper_spreads = _spreads(responses, len(own.means), means.shape[1])
+    gradients = np.full((shape[1], lower.channels), np.nan)
+    scores, contributions = np.full(shape, np.nan), np.full(shape, np.nan)
+    for q in progress(range(shape[1]), shape[1], title, verbose, "concept"):
+        contributions[:, q] = _contributions(lower, responses, chosen, q)
+        if len(exemplars[q]):
+            g = responses.gradients(exemplars[q], q)
+            g = g.reshape(len(g), -1, g.shape[-1]).sum(axis=1, dtype=np.float64)
+            gradients[q] = g.mean(axis=0)
+            scores[:, q] = _signs(g @ directions.T, g, settings.tie).mean(axis=0)
+    slopes = (gradients @ directions.T).T
+    if settings.measure == "shift":
+        scores, slopes, noise = _shifts(
+            responses, directions, spreads, exemplars, settings, rng, verbose
+        )
+        p = tail_or_nan(slopes, noise)
+    elif settings.noise == "uniform":
+        cosines = unit_rows(directions) @ unit_rows(gradients).T
+        p = uniform_p_values(cosines, lower.channels)
+    else:
+        p = _permuted(own, lower, slopes, gradients, rng)
+    p[np.isnan(scores)] = np.nan
+    with np.errstate(divide="ignore", invalid="ignore"):
+        effects = slopes * spreads[:, None] / upper_spreads
+        contributions = contributions / upper_spreads
+    effects[~np.isfinite(effects)] = np.nan
+    contributions[~np.isfinite(contributions)] = np.nan
+    kept = significant(p, settings.level, settings.correction)
+    return Edges(scores, effects, contributions, p, kept)
+
+
+def _signs(slopes: Array, gradients: Array, tie: float) -> Array:
+    """Return 1, 0 or −1 for slopes (n, I) along unit directions of gradients (n, D)."""
+    least = tie * np.linalg.norm(gradients, axis=1, keepdims=True)
+    return np.asarray((slopes > least).astype(float) - (slopes < -least))
+
+
+def _spreads(responses: Responses, count: int, width: int) -> Array:
+    """Return the standard deviation of the upper readings over all images, (J,), in one pass."""
+    total, squares = np.zeros(width), np.zeros(width)
+    first: Array | None = None
+    for part in slices(count, 256):
+        values = responses.readings(responses.activations(np.arange(part.start, part.stop)))
+        first = values[0].astype(np.float64) if first is None else first
+        shifted = values - first  # so that squares do not lose digits
+        total += shifted.sum(axis=0)
+        squares += np.square(shifted).sum(axis=0)
+    return np.sqrt(np.maximum(squares / count - np.square(total / count), 0.0))
+
+
+def _contributions(lower: ConceptLayer, responses: Responses, chosen: Array, q: int) -> Array:
+    """Return what each lower concept adds to reading q, to first order, mean over images (I,).
+
+    It is Σ_p ⟨∂ r_q/∂x_p, u_{c,p} b_c⟩, with the coefficient u and the bank row b of concept c.
+    """
+    total = np.zeros(lower.number_of_concepts)
+    for part in slices(len(chosen), 16):
+        g = as_positions(responses.gradients(chosen[part], q))
+        u = as_positions(lower.coefficients(responses.activations(chosen[part])))
+        total += (u * (g @ lower.bank.T)).sum(axis=0, dtype=np.float64)
+    return total / len(chosen)
+
+
+def _shifts(
+    responses: Responses,
+    directions: Array,
+    spreads: Array,
+    exemplars: list[Array],
+    settings: EdgeSettings,
+    rng: np.random.Generator,
+    verbose: int,
+) -> tuple[Array, Array, Array]:
+    """Return scores and slopes (I, J) of steps of one spread, and slopes of noise (n, J)."""
+    steps = np.where(spreads > 0, spreads, 1.0)
+    noise = uniform_directions(_NOISE, directions.shape[1], rng)
+    rows = np.concatenate([directions * steps[:, None], noise * np.median(steps)])
+    steps = np.concatenate([steps, np.full(_NOISE, np.median(steps))])
+    images = np.unique(np.concatenate(exemplars)) if exemplars else np.zeros(0, int)
+    counts = np.array([max(1, len(own)) for own in exemplars])
+    sums, signs = np.zeros((2, len(rows), len(exemplars)))
+    members = np.array([np.isin(images, own) for own in exemplars]).T.astype(float)
+    parts = list(slices(len(images), 16))
+    for part in progress(parts, len(parts), "shifts", verbose, "batch"):
+        x = responses.activations(images[part])
+        before = responses.readings(x)
+        for d, row in enumerate(rows):
+            change = responses.readings((x + row).astype(np.float32)) - before
+            least = settings.tie * np.abs(before)
+            sums[d] += (members[part] * change).sum(axis=0)
+            signs[d] += (members[part] * ((change > least) * 1.0 - (change < -least))).sum(axis=0)
+    slopes = sums / counts / steps[:, None]
+    scores = signs / counts
+    empty = np.array([not len(own) for own in exemplars])
+    slopes[:, empty] = scores[:, empty] = np.nan
+    return scores[: len(directions)], slopes[: len(directions)], slopes[len(directions) :]
+
+
+def tail_or_nan(slopes: Array, noise: Array) -> Array:
+    """Return p-values of slopes (I, J) among those of noise (n, J); NaN without exemplars."""
+    p = np.full(slopes.shape, np.nan)
+    known = np.isfinite(slopes).all(axis=0)
+    p[:, known] = tail_p_values(slopes[:, known], noise[:, known])
+    return p
+
+
+def _permuted(
+    own: Survey, lower: ConceptLayer, slopes: Array, gradients: Array, rng: np.random.Generator
+) -> Array:
+    """Return p-values of slopes (I, J) against signal vectors from permuted labels."""
+    detected, p = own.detected(lower), np.full(slopes.shape, np.nan)
+    for c in range(len(slopes)):
+        sample = balanced_sample(own.sample, detected[:, c], 1000, rng)
+        if len(sample):
+            noise = np.concatenate(
+                list(noise_vectors(sample, _NOISE, _NOISE, mean_difference_noise, rng))
+            )
+            stronger = np.abs(noise @ gradients.T) >= np.abs(slopes[c]) * (1.0 - 1e-9)
+            p[c] = p_values(stronger.sum(axis=0), _NOISE)
+    return p

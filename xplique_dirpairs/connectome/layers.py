@@ -1,0 +1,218 @@
+"""The concepts of several layers of a network, and what is known of them on images."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import keras
+import numpy as np
+
+from xplique_dirpairs.core.batching import as_positions, slices
+from xplique_dirpairs.core.progress import progress
+from xplique_dirpairs.core.types import Array
+from xplique_dirpairs.core.validation import Names, check_integer
+from xplique_dirpairs.data.images import (
+    compute_activations,
+    concept_maps,
+    crop_at,
+    crop_coefficients,
+    default_patch,
+)
+from xplique_dirpairs.extractors.concept_layer import ConceptLayer
+from xplique_dirpairs.extractors.scan import sample_positions
+from xplique_dirpairs.learning.learner import learn_pairs
+from xplique_dirpairs.models.graph import check_keras_model
+from xplique_dirpairs.models.segment import segment_model
+from xplique_dirpairs.models.split import split_model
+from xplique_dirpairs.plots.images import as_picture, pixel_limits
+
+#: Largest number of floats in the sample of positions from which pairs are learned: 128 MB.
+_LEARNED_FLOATS = 2**25
+#: Largest number of positions of the sample.
+_LEARNED_POSITIONS = 100_000
+#: Number of positions that permuted labels are drawn from.
+_SAMPLED = 20_000
+#: Share of the positions at which a concept without a detector counts as present.
+_FIRING = 0.05
+
+
+def concept_layers(
+    model: keras.Model,
+    layers: Mapping[str, Any],
+    images: Array,
+    *,
+    class_names: Names,
+    batch_size: int,
+    random_state: int | None,
+    verbose: int,
+) -> tuple[ConceptLayer, ...]:
+    """Return the concepts of each layer; pairs are learned where a number is given.
+
+    The layers must be in the order in which images pass them, each on every path. Raises TypeError
+    and ValueError.
+    """
+    check_keras_model("model", model)
+    if not isinstance(layers, Mapping) or not layers:
+        raise TypeError(
+            "layers must be a dict of layer names to extractors or numbers of concepts, such as "
+            f"{{'block_3': 20, 'block_6': 20}}, not {type(layers).__name__}"
+        )
+    names = list(layers)
+    for lower, upper in pairwise(names):
+        segment_model(model, lower, upper)
+    made = []
+    for name, given in layers.items():
+        split = split_model(model, name)
+        if isinstance(given, (int, np.integer)):
+            check_integer(f"the number of concepts of layer {name!r}", int(given))
+            x = _positions(split.input_to_latent_model, images, batch_size, random_state)
+            if verbose:
+                print(f"layer {name}: {given} pairs are learned from {len(x)} positions")
+            given, _ = learn_pairs(x, int(given), random_state=random_state, verbose=verbose)
+            concept_names = None
+        elif isinstance(given, ConceptLayer):
+            if given.layer not in (None, split.layer):
+                raise ValueError(
+                    f"the concepts given for layer {name!r} belong to layer {given.layer!r}"
+                )
+            concept_names, given = given.concept_names, given.fitted
+        else:
+            concept_names = None
+        made.append(
+            ConceptLayer.of(given, split, class_names=class_names, concept_names=concept_names)
+        )
+    return tuple(made)
+
+
+def _positions(
+    model: keras.Model, images: Array, batch_size: int, random_state: int | None
+) -> Array:
+    """Return a uniform sample of positions of all images, (S, D)."""
+    channels = int(model.output_shape[-1])
+    at_most = min(_LEARNED_POSITIONS, _LEARNED_FLOATS // channels)
+    return _sampled(_batches(model, images, batch_size), at_most, random_state)
+
+
+def _batches(model: keras.Model, images: Array, batch_size: int) -> Iterator[Array]:
+    """Yield the activations of images in batches."""
+    for part in slices(len(images), batch_size):
+        yield compute_activations(model, images[part], batch_size)
+
+
+def _sampled(batches: Iterator[Array], at_most: int, random_state: int | None) -> Array:
+    """Return a uniform sample of positions (S, D) of batches (B, *spatial, D)."""
+    pairs = ((x, np.zeros((*x.shape[:-1], 1), bool)) for x in batches)
+    return sample_positions(pairs, at_most, random_state)[0]
+
+
+@dataclass(frozen=True, eq=False)
+class Survey:
+    """What N images say of the I concepts of a layer.
+
+    Attributes
+    ----------
+    means : ndarray of shape (N, I)
+        Coefficients averaged over the positions of each image.
+    shown : ndarray of shape (N, I)
+        The same of the coefficients that plots show, ≥ 0: of detections only, for direction pairs.
+    centres : ndarray of shape (I, D)
+        Mean features at the positions where each concept is shown, weighted by its coefficient.
+    crops : tuple of I ndarray of shape (k, patch, patch, C), uint8
+        Best crops of each concept, best first, from different images.
+    sample : ndarray of shape (S, D)
+        Features at random positions.
+    logits : ndarray of shape (N, K)
+        Logits of the images; of the last layer only, elsewhere (N, 0).
+    """
+
+    means: Array
+    shown: Array
+    centres: Array
+    crops: tuple[Array, ...]
+    sample: Array
+    logits: Array
+
+    @property
+    def spreads(self) -> Array:
+        """Standard deviation over images of the mean coefficients, (I,)."""
+        return np.asarray(self.means.std(axis=0))
+
+    def exemplars(self, concept: int, count: int) -> Array:
+        """Return the images that show most of a concept, best first, at most ``count``."""
+        values = self.shown[:, concept]
+        order = np.argsort(-values, kind="stable")[:count]
+        return np.asarray(order[values[order] > 0])
+
+    def detected(self, layer: ConceptLayer) -> Array:
+        """Return where each concept is present in the sample, (S, I) bool.
+
+        It is where the concept is detected or, without detectors, the positions with the largest
+        coefficients, one in twenty.
+        """
+        y = layer.detections(self.sample)
+        if y is not None:
+            return np.asarray(y > 0.5)
+        u = layer.shown(self.sample)
+        return np.asarray((u > np.quantile(u, 1.0 - _FIRING, axis=0)) & (u > 0))
+
+
+def survey(
+    layer: ConceptLayer,
+    images: Array,
+    *,
+    is_last: bool,
+    crops: int,
+    batch_size: int,
+    random_state: int | None,
+    verbose: int,
+) -> Survey:
+    """Read the concepts of a layer in all images, in batches."""
+    names = ("means", "shown", "values", "places", "logits")
+    parts: dict[str, list[Array]] = {name: [] for name in names}
+    sums = np.zeros((layer.number_of_concepts, layer.channels))
+    weights = np.zeros(layer.number_of_concepts)
+    patch, samples = default_patch(images.shape[1:]), []
+    starts = range(0, len(images), batch_size)
+    per_batch = max(1, _SAMPLED // len(starts))
+    rng = np.random.default_rng(random_state)
+    for start in progress(starts, len(starts), f"concepts of {layer.layer}", verbose, "batch"):
+        chosen = images[start : start + batch_size]
+        x = layer.activations(chosen, batch_size)
+        u, shown = layer.read(x)
+        axes = tuple(range(1, x.ndim - 1))
+        flat, flat_shown = as_positions(x), as_positions(shown).astype(np.float64)
+        sums += flat_shown.T @ flat
+        weights += flat_shown.sum(axis=0)
+        maps = concept_maps(shown, images.shape[1:], layer.split.extra_tokens)
+        if maps[0, ..., 0].size == 1:
+            patch = min(images.shape[1:3])
+        values = crop_coefficients(maps, images.shape[1:], patch)
+        values = values.reshape(len(maps), -1, maps.shape[-1])
+        parts["means"].append(u.mean(axis=axes) if axes else u)
+        parts["shown"].append(shown.mean(axis=axes) if axes else shown)
+        parts["values"].append(values.max(axis=1))
+        parts["places"].append(values.argmax(axis=1))
+        picked = rng.choice(len(flat), min(per_batch, len(flat)), replace=False)
+        samples.append(flat[np.sort(picked)])
+        head = layer.head.by_class(x)
+        parts["logits"].append(head.logits(x, len(x)) if is_last else np.zeros((len(x), 0)))
+    stacked = {name: np.concatenate(rows) for name, rows in parts.items()}
+    limits = pixel_limits(images)
+    pictures = []
+    for strength, places in zip(stacked["values"].T, stacked["places"].T, strict=True):
+        order = np.argsort(-strength, kind="stable")[:crops]
+        cut = [crop_at(images[n], int(places[n]), patch) for n in order[strength[order] > 0]]
+        shape = (-1, patch, patch, images.shape[-1])
+        picture = as_picture(np.reshape(np.asarray(cut, images.dtype), shape), limits)
+        pictures.append((255 * picture + 0.5).astype(np.uint8))
+    return Survey(
+        stacked["means"],
+        stacked["shown"],
+        (sums / np.maximum(weights, np.finfo(float).tiny)[:, None]).astype(np.float32),
+        tuple(pictures),
+        np.concatenate(samples),
+        stacked["logits"],
+    )
