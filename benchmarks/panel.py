@@ -48,6 +48,7 @@ import argparse
 import json
 import time
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -210,13 +211,19 @@ class Result:
 
 
 def result_of(
-    folder: Path, cell: PanelCell, name: str, seed: int, half: str, material: Material
+    folder: Path,
+    cell: PanelCell,
+    name: str,
+    seed: int,
+    half: str,
+    material: Material,
+    measures: Sequence[str] = tuple(MEASURES),
 ) -> Result:
     """Return the measurements of one extractor and seed, from their files if there are any."""
     factorizer, seconds = kept_fit(folder, cell, name, seed, material)
     found = {}
     for key, function in MEASURES.items():
-        if key == "fidelity" and seed:
+        if key not in measures or (key == "fidelity" and seed):
             continue
         path = folder / half / cell.name / f"{slug(name)}_{seed}_{key}.npz"
         settings = json.loads(json.dumps({"masks": cell.masks, "images": cell.photographs}))
