@@ -78,6 +78,7 @@ from .metrics.static_dynamic import StaticDynamicShares as StaticDynamicShares
 from .metrics.static_dynamic import static_dynamic_shares as static_dynamic_shares
 from .metrics.universality import Universality as Universality
 from .metrics.universality import universality as universality
+from .models.attention import ProbedSelfAttention as ProbedSelfAttention
 from .models.head import Head as Head
 from .models.segment import segment_model as segment_model
 from .models.split import SplitModel as SplitModel
@@ -101,5 +102,13 @@ from .sensitivity.masked_importance import masked_importance as masked_importanc
 from .sensitivity.masked_importance import probability_of as probability_of
 from .version import __version__ as __version__
 from .video.clips import VideoPairs as VideoPairs
+from .video.concepts import VideoConcepts as VideoConcepts
+from .video.concepts import discover_video_concepts as discover_video_concepts
+from .video.probe import VideoProbe as VideoProbe
+from .video.pruning import prune_heads as prune_heads
+from .video.shared_concepts import Rosetta as Rosetta
+from .video.shared_concepts import rosetta as rosetta
 from .video.static_dynamic import StaticDynamic as StaticDynamic
 from .video.static_dynamic import static_dynamic as static_dynamic
+from .video.tubelets import Tubelets as Tubelets
+from .video.tubelets import propose_tubelets as propose_tubelets

@@ -78,18 +78,19 @@ def test_estimates_equal_a_slow_reference(estimator):
     assert found.estimator == estimator
 
 
-def test_ridge_without_noise_gives_the_contributions_up_to_a_constant():
+def test_ridge_without_noise_gives_the_contributions():
     rng = np.random.default_rng(0)
     truth = rng.normal(size=20)
     kept = random_sets(20, 400, 0.5, rng)
     found = set_importance(kept @ truth, kept, truth.sum()).importance
-    # sets of one size say nothing about what is common to all concepts
-    np.testing.assert_allclose(found - found.mean(), truth - truth.mean(), atol=1e-3)
+    np.testing.assert_allclose(found, truth, atol=1e-3)
 
 
 def test_ridge_solves_the_normal_equations_for_some_penalty():
     y, kept, _, intact = planted(100, 1, "linear", count=12, important=4)
     found = set_importance(y, kept, intact).importance
+    assert y.mean() + found @ (1 - kept.mean(axis=0)) == pytest.approx(intact)
+    found = found - found.mean()
     z = kept - kept.mean(axis=0)
     left = z.T @ (y - y.mean() - z @ found)
     penalty = left @ found / (found @ found)
@@ -134,7 +135,8 @@ def test_order_of_concepts_sets_and_scale_do_not_matter():
     np.testing.assert_allclose(turned, plain[order], atol=1e-10)
     rows = np.random.default_rng(0).permutation(100)
     np.testing.assert_allclose(set_importance(y[rows], kept[rows], intact).importance, plain)
-    np.testing.assert_allclose(set_importance(3 * y + 5, kept, intact).importance, 3 * plain)
+    scaled = set_importance(3 * y + 5, kept, 3 * intact + 5).importance
+    np.testing.assert_allclose(scaled, 3 * plain)
 
 
 def test_sets_remove_their_share_and_never_all():

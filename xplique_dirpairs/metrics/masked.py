@@ -79,10 +79,12 @@ def set_importance(
         Performance with all concepts, which the estimator "paper" needs.
     estimator : {"ridge", "difference", "paper", "code"}, default="ridge"
         "ridge": coefficients of a ridge regression of the performance on the centred indicators of
-        what is kept; generalised cross-validation chooses the penalty. With fewer sets than
-        concepts, "difference" is used instead. "difference": mean performance of the sets that keep
-        a concept, less that of the others. "paper": mean of (intact − performance) · [removed], as
-        in the paper of VTCD. "code": sum of performance · [kept], as in its code.
+        what is kept; generalised cross-validation chooses the penalty. A constant is added to all
+        of them so that they predict the intact performance: an inert concept has 0 where concepts
+        add up. With fewer sets than concepts, "difference" is used instead. "difference": mean
+        performance of the sets that keep a concept, less that of the others. "paper": mean of
+        (intact − performance) · [removed], as in the paper of VTCD. "code": sum of performance ·
+        [kept], as in its code.
 
     Returns
     -------
@@ -104,7 +106,12 @@ def set_importance(
     if estimator == RIDGE and sets <= concepts + 1:
         estimator = DIFFERENCE
     if estimator == RIDGE:
-        return SetImportance(*_ridge(y, z.astype(np.float64)), estimator)
+        importance, errors = _ridge(y, z.astype(np.float64))
+        # Sets of one size tell importances up to a constant; the intact network tells the constant.
+        removed = 1.0 - z.mean(axis=0)
+        missing = intact - float(y.mean()) - float(importance @ removed)
+        shift = missing / removed.sum() if removed.any() else 0.0
+        return SetImportance(importance + shift, errors, estimator)
     if estimator == DIFFERENCE:
         return SetImportance(*_difference(y, z), estimator)
     if estimator == PAPER:

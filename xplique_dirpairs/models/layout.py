@@ -247,3 +247,32 @@ def _unchanged(source: keras.KerasTensor, sequence: keras.KerasTensor) -> set[in
     model = keras.Model(source, sequence)
     one, other = np.asarray(tf.cast(model(inputs, training=False), tf.float32))
     return set(np.flatnonzero((one == other).all(axis=-1)).tolist())
+
+
+def token_grid(sequence: keras.KerasTensor) -> tuple[int, int, int] | None:
+    """Return frames, rows and columns of the map that a sequence of tokens was made of.
+
+    Parameters
+    ----------
+    sequence : keras.KerasTensor
+        Tokens, of shape (N, tokens, channels), in the graph of a model.
+
+    Returns
+    -------
+    grid : (int, int, int), or None
+        For maps without frames, one frame. None if the graph does not show it. The tokens may be
+        more than the map has cells: class tokens are added after it.
+    """
+    for node in reversed(nodes_before(sequence)):
+        inner, tensor = node.operation, node.output_tensors[0]
+        if isinstance(inner, keras.Model) and getattr(inner, "outputs", None):
+            found = token_grid(inner.outputs[0])
+            if found is not None:
+                return found
+        if len(node.input_tensors) != 1 or len(tensor.shape) != 3:
+            continue
+        shape = node.input_tensors[0].shape
+        cells = (1, *shape[1:3]) if len(shape) == 4 else shape[1:4]
+        if len(shape) in (4, 5) and None not in cells and int(np.prod(cells)) == tensor.shape[1]:
+            return cells[0], cells[1], cells[2]
+    return None

@@ -1,0 +1,438 @@
+"""`VideoProbe`: read and mask the heads of a video transformer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeAlias
+
+import keras
+import numpy as np
+import tensorflow as tf
+from numpy.typing import ArrayLike
+
+from xplique_dirpairs.core.batching import slices
+from xplique_dirpairs.core.types import Array
+from xplique_dirpairs.core.validation import (
+    check_choice,
+    check_images_fit,
+    check_inputs,
+    check_integer,
+    check_type,
+)
+from xplique_dirpairs.models.attention import (
+    PARTS,
+    HeadEdit,
+    SwitchedAttention,
+    attention_layers,
+    number_of_heads,
+)
+from xplique_dirpairs.models.layout import token_grid
+from xplique_dirpairs.models.switches import check_same_outputs, switched_copy
+from xplique_dirpairs.sensitivity.masked_importance import (
+    MEAN,
+    MINUS_INFINITY,
+    SUPPRESS,
+    ZERO,
+    Unit,
+)
+
+#: A head: number of its attention layer, and its number there.
+Head: TypeAlias = tuple[int, int]
+#: A function from what the heads of a layer compute, (n, tokens, heads, d), to what they should.
+HeadFunction: TypeAlias = Callable[[Array], Array]
+
+
+class VideoProbe:
+    """Reads the queries, keys and values of each head of a transformer, and masks them.
+
+    Networks of images are probed in the same way, as videos of one frame.
+
+    Parameters
+    ----------
+    model : keras.Model
+        A functional network with self-attention layers: `ProbedSelfAttention`, or
+        `keras.layers.MultiHeadAttention` of tokens to themselves, without masks.
+    layers : sequence of str, optional
+        Names of the attention layers. None: all of them.
+    grid : (int, int, int), optional
+        Number of tokens along time, height and width. None: the grid from which the network makes
+        the sequence.
+    extra_tokens : sequence of int, optional
+        Places of tokens that are no part of the video. None: the first ones, as many as there are
+        more tokens than the grid has.
+    batch_size : int, default=16
+        Number of videos in a batch.
+
+    Attributes
+    ----------
+    layer_names : tuple of str
+        Names of the attention layers; a head is (number of its layer here, its number there).
+    heads : tuple of (int, int)
+        All heads.
+    grid : (int, int, int)
+        Grid of the tokens, T′ × H′ × W′.
+
+    Raises
+    ------
+    TypeError
+        If the model is no Keras model.
+    ValueError
+        If there is no attention layer, or none of a given name; if the grid is not known, or is not
+        that of the tokens; or if the network cannot be copied layer by layer.
+    """
+
+    def __init__(
+        self,
+        model: keras.Model,
+        layers: Sequence[str] | None = None,
+        *,
+        grid: tuple[int, int, int] | None = None,
+        extra_tokens: Sequence[int] | None = None,
+        batch_size: int = 16,
+    ) -> None:
+        check_type("model", model, keras.Model, "a Keras model")
+        check_integer("batch_size", batch_size)
+        chosen = _chosen_layers(model, layers)
+        self.model, self.batch_size = model, batch_size
+        self.layer_names = tuple(str(layer.name) for layer in chosen)
+        self._numbers = tuple(number_of_heads(layer) for layer in chosen)
+        self.heads: tuple[Head, ...] = tuple(
+            (k, head) for k, number in enumerate(self._numbers) for head in range(number)
+        )
+        tokens = chosen[0].output.shape[1]
+        self.grid, self._extra = _layout(chosen[0], tokens, grid, extra_tokens)
+        self._inside = np.setdiff1d(np.arange(tokens), self._extra)
+        self._copy, self._slots = switched_copy(model, chosen, SwitchedAttention)
+        shape = [1, *(32 if n is None else n for n in model.inputs[0].shape[1:])]
+        noise = np.random.default_rng(0).uniform(size=shape).astype(np.float32)
+        check_same_outputs(model, self._copy, noise)
+        self._functions: dict[Any, Any] = {}
+
+    def __repr__(self) -> str:
+        return (
+            f"VideoProbe({len(self.layer_names)} layers, {len(self.heads)} heads, "
+            f"{' × '.join(map(str, self.grid))} tokens)"
+        )
+
+    # ------------------------------------------------------------ reading
+
+    def features(
+        self, videos: ArrayLike, part: str = "keys", heads: Sequence[Head] | None = None
+    ) -> dict[Head, Array]:
+        """Return what heads compute of videos.
+
+        All heads at once take much memory in a large network (12 × 12 heads of 8 × 14 × 14 tokens:
+        57 MB a video): ask for some heads, or for one layer by `layer_features`.
+
+        Parameters
+        ----------
+        videos : array-like of shape (N, T, height, width, C)
+            N videos, preprocessed for the network.
+        part : {"keys", "queries", "values"}, default="keys"
+            What to read: before scaling and softmax.
+        heads : sequence of (int, int), optional
+            Heads to read. None: all.
+
+        Returns
+        -------
+        features : dict of (int, int) to ndarray of shape (N, T′, H′, W′, d), float32
+            Features of each head on the grid of the tokens.
+
+        Raises
+        ------
+        ValueError
+            If videos do not fit the network, or there is no such part or head.
+        """
+        chosen = self.check_heads(heads)
+        found: dict[Head, Array] = {}
+        for layer in sorted({layer for layer, _ in chosen}):
+            values = self.layer_features(videos, layer, part)
+            found |= {
+                head: np.ascontiguousarray(values[..., head[1], :])
+                for head in chosen
+                if head[0] == layer
+            }
+        return {head: found[head] for head in chosen}
+
+    def layer_features(self, videos: ArrayLike, layer: int, part: str = "keys") -> Array:
+        """Return what all heads of one layer compute, (N, T′, H′, W′, heads, d), float32.
+
+        Parameters and errors are those of `features`; ``layer`` is the number of the layer.
+        """
+        check_choice("part", part, PARTS)
+        inputs = self.check_videos(videos)
+        if ("read", layer, part) not in self._functions:
+            self._functions["read", layer, part] = self._reader(layer, part)
+        read = self._functions["read", layer, part]
+        parts = [np.asarray(read(tf.constant(inputs[p])), np.float32)
+                 for p in slices(len(inputs), self.batch_size)]  # fmt: skip
+        values = np.concatenate(parts)[:, self._inside]
+        return values.reshape(len(values), *self.grid, *values.shape[2:])
+
+    def _reader(self, layer: int, part: str) -> Any:
+        """Return a compiled function from videos to one part of the heads of a layer."""
+
+        def read(x: tf.Tensor) -> tf.Tensor:
+            found: list[tf.Tensor] = []
+
+            def keep(*heads: tf.Tensor) -> HeadEdit:
+                found.append(heads[PARTS.index(part)])
+                return HeadEdit(*heads)
+
+            self._slots[layer].edit = keep
+            try:
+                self._copy(x, training=False)
+            finally:
+                self._slots[layer].edit = None
+            return found[0]  # what comes after it is not computed
+
+        return tf.function(read, reduce_retracing=True)
+
+    # ------------------------------------------------------------ masking
+
+    def run(
+        self,
+        videos: ArrayLike,
+        keep: Mapping[Head, ArrayLike] | None = None,
+        *,
+        part: str = "keys",
+        removal: str = "zero",
+    ) -> Array:
+        """Return the outputs of the network with parts of heads masked.
+
+        Parameters
+        ----------
+        videos : array-like of shape (N, T, height, width, C)
+            N videos, preprocessed for the network.
+        keep : mapping of (int, int) to array-like of shape (N, T′, H′, W′), optional
+            For some heads, the share of each token that is kept, in [0, 1]; it is broadcast to its
+            shape. None: nothing is masked.
+        part : {"keys", "queries", "values"}, default="keys"
+            What is masked.
+        removal : {"zero", "mean", "minus_infinity"}, default="zero"
+            "zero": the part is multiplied by ``keep``; a key of 0 still has a logit of 0. "mean":
+            it moves to its mean over the tokens of these videos. "minus_infinity": the token is not
+            attended to (for keys only).
+
+        Returns
+        -------
+        outputs : ndarray of shape (N, …)
+            Outputs of the network.
+
+        Raises
+        ------
+        ValueError
+            If videos do not fit the network, or an argument is out of range.
+        """
+        inputs = self.check_videos(videos)
+        keep = {} if keep is None else dict(keep)
+        self.check_heads(list(keep) or None)
+        check_choice("removal", removal, (ZERO, MEAN, MINUS_INFINITY))
+        kept = {
+            head: np.broadcast_to(np.asarray(values, np.float32), (len(inputs), *self.grid))
+            for head, values in keep.items()
+        }
+        if any(values.size and (values.min() < 0 or values.max() > 1) for values in kept.values()):
+            raise ValueError("keep must hold shares in [0, 1]")
+        fills = self.means(inputs, part, {layer for layer, _ in keep}) if removal == MEAN else None
+        masks = [np.ones((len(inputs), *self.grid, number), np.float32) for number in self._numbers]
+        for (layer, head), values in kept.items():
+            masks[layer][..., head] = values
+        return self.run_masked(inputs, masks, part, removal, fills)
+
+    def means(self, inputs: Array, part: str, layers: Any = None) -> list[Array]:
+        """Return the mean of a part of each head over videos and tokens, (heads, d) by layer."""
+        wanted = range(len(self._numbers)) if layers is None else layers
+        return [
+            self.layer_features(inputs, layer, part).mean(axis=(0, 1, 2, 3))
+            if layer in wanted
+            else np.zeros((number, 1), np.float32)
+            for layer, number in enumerate(self._numbers)
+        ]
+
+    def run_masked(
+        self,
+        inputs: Array,
+        masks: Sequence[Array],
+        part: str,
+        removal: str,
+        fills: Sequence[Array] | None = None,
+    ) -> Array:
+        """Return the outputs with masks (N, T′, H′, W′, heads) by layer, without checks."""
+        check_choice("part", part, PARTS)
+        if removal == MINUS_INFINITY and part != "keys":
+            raise ValueError("removal 'minus_infinity' is for keys: a token is not attended to")
+        if ("run", part, removal) not in self._functions:
+            self._functions["run", part, removal] = self._runner(part, removal)
+        run = self._functions["run", part, removal]
+        if fills is None:
+            fills = [np.zeros((number, 1), np.float32) for number in self._numbers]
+        constants = [tf.constant(fill) for fill in fills]
+        outputs = []
+        for place in slices(len(inputs), self.batch_size):
+            own = [tf.constant(self._on_tokens(mask[place])) for mask in masks]
+            outputs.append(np.asarray(run(tf.constant(inputs[place]), own, constants)))
+        return np.concatenate(outputs)
+
+    def _on_tokens(self, mask: Array) -> Array:
+        """Return a mask (n, T′, H′, W′, heads) on all tokens (n, tokens, heads)."""
+        tokens = np.ones((len(mask), len(self._inside) + len(self._extra), mask.shape[-1]))
+        tokens[:, self._inside] = mask.reshape(len(mask), -1, mask.shape[-1])
+        return tokens.astype(np.float32)
+
+    def _runner(self, part: str, removal: str) -> Any:
+        """Return a compiled function of videos, masks and fills to outputs."""
+        index = PARTS.index(part)
+
+        def edit_of(keep: tf.Tensor, fill: tf.Tensor) -> Callable[..., HeadEdit]:
+            def edit(*heads: tf.Tensor) -> HeadEdit:
+                if removal == MINUS_INFINITY:
+                    return HeadEdit(heads[0], heads[1], heads[2], tf.cast(keep, heads[0].dtype))
+                weights = tf.cast(keep, heads[index].dtype)[..., None]
+                other = tf.cast(fill, heads[index].dtype)
+                moved = list(heads)
+                moved[index] = heads[index] * weights + other * (1.0 - weights)
+                return HeadEdit(*moved)
+
+            return edit
+
+        def run(x: tf.Tensor, masks: Any, fills: Any) -> tf.Tensor:
+            return self._with_edits(
+                x, [edit_of(keep, fill) for keep, fill in zip(masks, fills, strict=True)]
+            )
+
+        return tf.function(run, reduce_retracing=True)
+
+    def _with_edits(self, x: tf.Tensor, edits: Sequence[Callable[..., HeadEdit]]) -> tf.Tensor:
+        """Return the outputs of the copy with an edit at each attention layer."""
+        for slot, edit in zip(self._slots, edits, strict=True):
+            slot.edit = edit
+        try:
+            return self._copy(x, training=False)
+        finally:
+            for slot in self._slots:
+                slot.edit = None
+
+    def runner_of(self, functions: Sequence[HeadFunction], part: str) -> Callable[[Array], Array]:
+        """Return a function from videos to outputs, where numpy functions change the heads.
+
+        ``functions`` are one for each layer, from (n, tokens, heads, d) to the same shape.
+        """
+        index = PARTS.index(part)
+
+        def edit_of(function: HeadFunction) -> Callable[..., HeadEdit]:
+            def edit(*heads: tf.Tensor) -> HeadEdit:
+                moved = list(heads)
+                changed = tf.numpy_function(
+                    lambda x: np.asarray(function(x), np.float32),
+                    [tf.cast(heads[index], tf.float32)],
+                    tf.float32,
+                )
+                changed = tf.ensure_shape(changed, heads[index].shape)
+                moved[index] = tf.cast(changed, heads[index].dtype)
+                return HeadEdit(*moved)
+
+            return edit
+
+        edits = [edit_of(function) for function in functions]
+        compiled = tf.function(lambda x: self._with_edits(x, edits), reduce_retracing=True)
+
+        def run(inputs: Array) -> Array:
+            parts = slices(len(inputs), self.batch_size)
+            return np.concatenate([np.asarray(compiled(tf.constant(inputs[p]))) for p in parts])
+
+        return run
+
+    # ------------------------------------------------------------ heads as what is removed
+
+    @property
+    def units(self) -> tuple[Unit, ...]:
+        """The heads as `masked_importance` removes them: layer, head and 0."""
+        return tuple((layer, head, 0) for layer, head in self.heads)
+
+    @property
+    def unit_names(self) -> tuple[str, ...]:
+        """Name of each head."""
+        return tuple(f"{self.layer_names[layer]}, head {head}" for layer, head in self.heads)
+
+    def runner(self, inputs: Array, removal: str, batch_size: int) -> Callable[[Array], Array]:
+        """Return a function from removed heads (Q,) to the outputs: their values are masked."""
+        if removal in (MINUS_INFINITY, SUPPRESS):
+            raise ValueError(f"whole heads are removed by 'zero' or 'mean', not {removal!r}")
+        inputs = self.check_videos(inputs)
+        fills = self.means(inputs, "values") if removal == MEAN else None
+        starts = np.cumsum([0, *self._numbers[:-1]])
+        kept = np.ones(len(self.heads), np.float32)
+
+        def function_of(layer: int) -> HeadFunction:
+            own = slice(starts[layer], starts[layer] + self._numbers[layer])
+            fill = 0.0 if fills is None else fills[layer]
+            return lambda x: x * kept[own, None] + fill * (1.0 - kept[own, None])
+
+        compiled = self.runner_of([function_of(k) for k in range(len(self._numbers))], "values")
+
+        def run(removed: Array) -> Array:
+            kept[:] = ~removed
+            return compiled(inputs)
+
+        return run
+
+    # ------------------------------------------------------------ checks
+
+    def check_heads(self, heads: Sequence[Head] | None) -> tuple[Head, ...]:
+        """Return heads, all for None; raise a ValueError if there is no such head."""
+        if heads is None:
+            return self.heads
+        chosen = tuple((int(layer), int(head)) for layer, head in heads)
+        unknown = [head for head in chosen if head not in self.heads]
+        if unknown:
+            raise ValueError(
+                f"there is no head {unknown[0]}: heads are (layer, head), up to {self.heads[-1]}"
+            )
+        return chosen
+
+    def check_videos(self, videos: ArrayLike) -> Array:
+        """Return videos as float32; raise a ValueError if they do not fit the network."""
+        inputs = check_inputs(videos)
+        check_images_fit(inputs.shape[1:], self.model)
+        return inputs
+
+
+def _chosen_layers(model: keras.Model, names: Sequence[str] | None) -> list[Any]:
+    """Return the attention layers of a model, or those of the given names."""
+    known = {str(layer.name): layer for layer in attention_layers(model)}
+    if not known:
+        raise ValueError(
+            f"model {model.name!r} has no self-attention layer that can be probed: "
+            "ProbedSelfAttention, or keras.layers.MultiHeadAttention of tokens to themselves, "
+            "without masks, in a functional model"
+        )
+    if names is None:
+        return list(known.values())
+    missing = [name for name in names if name not in known]
+    if missing or not len(names):
+        raise ValueError(f"layers must be some of {tuple(known)}, not {tuple(names)}")
+    return [known[name] for name in names]
+
+
+def _layout(
+    layer: Any,
+    tokens: int | None,
+    grid: tuple[int, int, int] | None,
+    extra_tokens: Sequence[int] | None,
+) -> tuple[tuple[int, int, int], Array]:
+    """Return the grid of the tokens, and the places of the others."""
+    found = token_grid(layer.output) if grid is None else tuple(int(n) for n in grid)
+    if tokens is None or found is None:
+        raise ValueError(
+            "the grid of the tokens is not known: give grid=(frames, rows, columns) of tokens, and "
+            "build the network for a fixed size of videos"
+        )
+    more = tokens - int(np.prod(found))
+    extra = np.arange(more) if extra_tokens is None else np.unique(np.asarray(extra_tokens, int))
+    if len(found) != 3 or more < 0 or len(extra) != more or (more and extra.max() >= tokens):
+        raise ValueError(
+            f"grid {found} and {len(extra)} extra tokens must be the {tokens} tokens of layer "
+            f"{layer.name!r}"
+        )
+    return (found[0], found[1], found[2]), extra

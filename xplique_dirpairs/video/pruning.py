@@ -1,0 +1,71 @@
+"""`prune_heads`: close the heads of a transformer that matter least."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import keras
+import numpy as np
+from numpy.typing import ArrayLike
+
+from xplique_dirpairs.core.validation import check_fraction
+from xplique_dirpairs.models.attention import attention_layers, projection
+from xplique_dirpairs.models.copies import reloaded_model
+from xplique_dirpairs.video.probe import Head, VideoProbe
+
+
+def prune_heads(
+    probe: VideoProbe,
+    head_importance: Mapping[Head, float] | ArrayLike,
+    fraction: float = 1 / 3,
+) -> keras.Model:
+    """Close the least important heads of a transformer.
+
+    The projections of queries, keys and values of a closed head are set to 0, so that it adds
+    nothing but the bias of the output projection, which all heads share.
+
+    Parameters
+    ----------
+    probe : VideoProbe
+        Probe of the network.
+    head_importance : mapping of (int, int) to float, or array-like
+        Importance of each head, by (layer, head) as `MaskedImportance.by_head` returns it, or in
+        the order of ``probe.heads``, such as ``masked_importance(probe, …).importance``.
+    fraction : float, default=1/3
+        Share of the heads to close, in (0, 1).
+
+    Returns
+    -------
+    pruned : keras.Model
+        A copy of the network, of the same layers and shapes.
+
+    Raises
+    ------
+    ValueError
+        If there is not one number for each head, or ``fraction`` is out of range.
+    """
+    check_fraction("fraction", fraction)
+    if isinstance(head_importance, Mapping):
+        missing = [head for head in probe.heads if head not in head_importance]
+        if missing:
+            raise ValueError(f"head_importance has no number for head {missing[0]}")
+        values = np.array([head_importance[head] for head in probe.heads], np.float64)
+    else:
+        values = np.asarray(head_importance, np.float64)
+    if values.shape != (len(probe.heads),) or np.isnan(values).any():
+        raise ValueError(
+            f"head_importance must be a number for each of {len(probe.heads)} heads, not of shape "
+            f"{values.shape}"
+        )
+    pruned = reloaded_model(probe.model)
+    by_name = {layer.name: layer for layer in attention_layers(pruned)}
+    closed = np.argsort(values, kind="stable")[: round(fraction * len(values))]
+    for layer, head in (probe.heads[q] for q in closed):
+        for name in ("query", "key", "value"):
+            dense = projection(by_name[probe.layer_names[layer]], name)
+            weights = dense.get_weights()
+            weights[0][:, head] = 0.0
+            if len(weights) > 1:
+                weights[1][head] = 0.0
+            dense.set_weights(weights)
+    return pruned
