@@ -9,7 +9,7 @@ from sklearn.exceptions import NotFittedError
 from xplique.concepts import DisplayImportancesOrder
 
 from xplique_dirpairs.extractors.craft import DirectionPairsTf
-from xplique_dirpairs.plots.palette import concept_colors, line_color
+from xplique_dirpairs.plots.palette import concept_colors, line_color, readable
 
 pytestmark = pytest.mark.usefixtures("quick_learning")
 
@@ -140,7 +140,7 @@ def test_a_concept_has_the_same_colour_in_bars_legend_and_crops(ready, shows):
     assert [bar.get_facecolor()[:3] for bar in bars.patches] == expected
     assert [tick.get_text() for tick in bars.get_xticklabels()] == [str(c) for c in order]
     legend = pairs.plot_concept_attribution_legend(5)
-    assert [axes.title.get_color() for axes in legend.axes] == expected
+    assert [axes.title.get_color() for axes in legend.axes] == [readable(c) for c in expected]
     # colours are chosen by the number of a concept, as in explanations and reports
     np.testing.assert_allclose(expected, np.array(concept_colors(5))[order], atol=1e-6)
     crops = pairs.plot_concepts_crops()

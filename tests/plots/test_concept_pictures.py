@@ -23,6 +23,7 @@ from xplique_dirpairs.plots.palette import (
     as_seen,
     concept_colors,
     line_color,
+    readable,
 )
 
 
@@ -190,7 +191,9 @@ def test_a_concept_without_crops_has_a_note_beside_its_pictures(rng):
 
 def test_a_concept_keeps_its_colour_when_only_some_are_drawn(rng):
     _, figure = maximised(rng, 3)
-    assert [text.get_color() for text in figure.texts[:3]] == concept_colors(8)[5:]
+    assert [text.get_color() for text in figure.texts[:3]] == [
+        readable(color) for color in concept_colors(8)[5:]
+    ]
 
 
 @pytest.mark.parametrize("count", [1, 10, 24])

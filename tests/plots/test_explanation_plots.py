@@ -7,14 +7,13 @@ import numpy as np
 import pytest
 from matplotlib.collections import PatchCollection
 
+from xplique_dirpairs.plots.influence_diagram import MOST_CONCEPTS, plot_influence_diagram
 from xplique_dirpairs.plots.model_explanation import (
-    MOST_CONCEPTS,
     ConceptRow,
     PushRow,
     SharedRow,
     plot_class_report,
     plot_confusion,
-    plot_influence_diagram,
     plot_shared_concepts,
 )
 from xplique_dirpairs.plots.palette import concept_colors

@@ -30,6 +30,7 @@ from xplique_dirpairs.learning.history import History
 from xplique_dirpairs.pairs import DirectionPairs
 from xplique_dirpairs.plots.layout import plain
 from xplique_dirpairs.plots.learning import plot_learning
+from xplique_dirpairs.plots.style import TITLE
 
 #: How many classes, those with the most images first, are explained, are drawn in the overview and
 #: have a picture of their own.
@@ -261,7 +262,7 @@ def _figures(history: History, classes: list[ClassConcepts]) -> dict[str, tuple[
         if one in ranked[:PICTURED]:
             caption = f"{one.name}: best crops of its most important concepts."
             figure = one.extractor.plot_concepts_crops(8, min(10, len(one.importances)))
-            figure.suptitle(plain(one.name, 60), fontsize=12, y=1.0, va="bottom")
+            figure.suptitle(plain(one.name, 60), fontsize=TITLE, y=1.0, va="bottom")
             figures[f"class_{one.class_id:04d}"] = (caption, figure)
     if history.stages:
         figures["learning"] = ("The learning.", plot_learning(history.stages, "How the fit went"))

@@ -16,6 +16,7 @@ from xplique_dirpairs.core.types import Array
 from xplique_dirpairs.demo.detectors import Annotated, Detectors
 from xplique_dirpairs.plots.images import draw_picture
 from xplique_dirpairs.plots.palette import Color, concept_colors
+from xplique_dirpairs.plots.style import HEADING, LABEL, SMALL, styled
 
 #: Number of true concepts in the first picture.
 SHOWN = 8
@@ -26,6 +27,7 @@ _LARGE = 290_000
 _TRUTH: Color = (0.15, 0.15, 0.15)
 
 
+@styled
 def plot_beside_truth(methods: Mapping[str, Detectors], held_out: Annotated) -> Figure:
     """Draw true concepts in held-out images, and where each method's best detector fires.
 
@@ -61,20 +63,20 @@ def plot_beside_truth(methods: Mapping[str, Detectors], held_out: Annotated) -> 
         picture = np.clip(held_out.scenes.images[image], 0, 1)
         mask = held_out.scenes.masks[category][image]
         truth = mask == held_out.scenes.concepts[category].index(name) + 1
-        axes[0, column].set_title(f"{name}\n({category})", fontsize=9)
+        axes[0, column].set_title(f"{name}\n({category})", fontsize=LABEL)
         _draw_lit(axes[0, column], picture, truth, _TRUTH)
         for ax, method, color in zip(axes[1:, column], methods.values(), colors, strict=True):
             fires = method.fires(held_out.activations[image], number, side)
             _draw_lit(ax, picture, fires, color)
             ax.text(
                 0.97, 0.04, f"{method.scores.iou[number]:.2f}", transform=ax.transAxes,
-                ha="right", va="bottom", fontsize=8, color="black",
+                ha="right", va="bottom", fontsize=SMALL, color="black",
                 bbox={"boxstyle": "round,pad=0.2", "facecolor": "white", "edgecolor": "none"},
             )  # fmt: skip
     for ax, label in zip(axes[:, 0], ["truth", *methods], strict=True):
         ax.text(
             -0.06, 0.5, label, transform=ax.transAxes, rotation=90, ha="right", va="center",
-            fontsize=10,
+            fontsize=HEADING,
         )  # fmt: skip
     return figure
 
@@ -107,6 +109,7 @@ def _draw_lit(ax: Axes, picture: Array, where: Array, color: Color) -> None:
         ax.contour(where, levels=[0.5], colors=[color], linewidths=1.1)
 
 
+@styled
 def plot_repaired(
     images: Array, before: Sequence[str], after: Sequence[str], truth: Sequence[str]
 ) -> Figure:
@@ -128,10 +131,12 @@ def plot_repaired(
     right, wrong = concept_colors(4)[2:]
     for ax, image, was, now, true in zip(axes[0], images, before, after, truth, strict=True):
         draw_picture(ax, np.clip(image, 0, 1), interpolation="lanczos")
-        ax.set_title(f"before: {was}", fontsize=9, color=right if was == true else wrong)
+        said = [(f"before: {was}", was == true), (f"after: {now}", now == true)]
+        texts = [f"{text} {'✓' if is_right else '✗'}" for text, is_right in said]
+        ax.set_title(texts[0], fontsize=LABEL, color=right if was == true else wrong)
         ax.text(
-            0.5, -0.05, f"after: {now}", transform=ax.transAxes, ha="center", va="top",
-            fontsize=9, color=right if now == true else wrong,
+            0.5, -0.05, texts[1], transform=ax.transAxes, ha="center", va="top",
+            fontsize=LABEL, color=right if now == true else wrong,
         )  # fmt: skip
     return figure
 

@@ -13,13 +13,14 @@ from xplique_dirpairs.core.types import Array
 from xplique_dirpairs.core.validation import check_integer
 from xplique_dirpairs.explanations.contributions import parts_of_score, strongest
 from xplique_dirpairs.explanations.model_measurements import ModelMeasurements
+from xplique_dirpairs.plots.influence_diagram import plot_influence_diagram
 from xplique_dirpairs.plots.model_explanation import (
+    MOST_PUSHES,
     ConceptRow,
     PushRow,
     SharedRow,
     plot_class_report,
     plot_confusion,
-    plot_influence_diagram,
     plot_shared_concepts,
 )
 from xplique_dirpairs.plots.palette import GREY, Color, concept_colors
@@ -390,7 +391,8 @@ class ModelExplanation(ModelMeasurements):
         target : int or str
             Index or name of the class that they are pushed towards.
         count : int, default=4
-            Upper limit on the number of concepts that push, and on those that hold back.
+            Upper limit on the number of concepts that push, and on those that hold back; at most 16
+            of either have a row of their own.
         nb_crops : int, default=5
             Maximum number of crops of each concept.
 
@@ -404,7 +406,7 @@ class ModelExplanation(ModelMeasurements):
             If this pair of classes was not measured, or ``count`` is not a positive integer.
         """
         confusion = self.confusion(source, target)
-        pushes, holds = strongest(confusion.contributions, count)
+        pushes, holds = strongest(confusion.contributions, min(count, MOST_PUSHES))
         shown = np.concatenate([pushes, holds[::-1]])
         names, of_confused = self.concept_names, confusion.confused_contributions
         parts = parts_of_score(names, confusion.contributions, shown, confusion.residual)

@@ -18,6 +18,8 @@ from xplique_dirpairs.explanations.contributions import parts_of_score
 from xplique_dirpairs.plots.images import as_picture
 from xplique_dirpairs.plots.palette import GREY, Color, concept_colors
 from xplique_dirpairs.plots.prediction import (
+    MOST_BARS,
+    MOST_WITH_MAPS,
     ComparisonRow,
     PredictionRow,
     plot_prediction,
@@ -175,7 +177,7 @@ class PredictionExplanation:
         ----------
         count : int, default=5
             Number of concepts that are drawn with maps: those of the largest contributions, without
-            sign.
+            sign. The row of others holds what exceeds 20.
         nb_crops : int, default=3
             Number of crops of each concept, if ``crops`` holds any.
 
@@ -190,7 +192,7 @@ class PredictionExplanation:
         """
         return plot_prediction(
             as_picture(self.image), self.likeliest, self.score_name, self.score,
-            self._rows(count), nb_crops,
+            self._rows(count, MOST_WITH_MAPS), nb_crops,
         )  # fmt: skip
 
     def plot_waterfall(self, count: int = 12) -> Figure:
@@ -200,7 +202,7 @@ class PredictionExplanation:
         ----------
         count : int, default=12
             Number of concepts with a bar of their own: those of the largest contributions, without
-            sign.
+            sign. The bar of others holds what exceeds 60.
 
         Returns
         -------
@@ -211,7 +213,7 @@ class PredictionExplanation:
         ValueError
             If ``count`` is not a positive integer.
         """
-        return plot_waterfall(self.score_name, self.score, self._rows(count))
+        return plot_waterfall(self.score_name, self.score, self._rows(count, MOST_BARS))
 
     def to_dict(self) -> dict[str, Any]:
         """Return attributes and properties as plain data.
@@ -225,8 +227,10 @@ class PredictionExplanation:
         names += ["concept_contributions", "contribution_maps", "presence_maps"]
         return {name: getattr(self, name) for name in names}
 
-    def _rows(self, count: int) -> list[PredictionRow]:
+    def _rows(self, count: int, at_most: int) -> list[PredictionRow]:
         """Return rows for the strongest concepts, the others, a visible gap, and the residual."""
+        check_integer("count", count)
+        count = min(count, at_most)
         maps, presence = self.contribution_maps, self.presence_maps
         parts = _parts(self, self.ranked, count)
         if abs(self.gap) >= _VISIBLE_GAP:
@@ -321,7 +325,8 @@ class PredictionComparison:
         Parameters
         ----------
         count : int, default=5
-            Number of concepts that are drawn with maps: those that differ most.
+            Number of concepts that are drawn with maps: those that differ most. The row of others
+            holds what exceeds 20.
         nb_crops : int, default=3
             Number of crops of each concept, if the first explanation has any.
 
@@ -334,6 +339,8 @@ class PredictionComparison:
         ValueError
             If ``count`` is not a positive integer.
         """
+        check_integer("count", count)
+        count = min(count, MOST_WITH_MAPS)
         first, second = self.first, self.second
         maps = first.contribution_maps, second.contribution_maps
         rows = [ComparisonRow(name, GREY, None, values) for name, values in self._parts(count)]

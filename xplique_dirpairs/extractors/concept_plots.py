@@ -37,6 +37,7 @@ from xplique_dirpairs.plots.concepts import (
 )
 from xplique_dirpairs.plots.images import Limits, as_picture, pixel_limits
 from xplique_dirpairs.plots.palette import concept_colors
+from xplique_dirpairs.plots.style import styled
 
 #: Number of crops of each concept in `plot_image_concepts`.
 CROPS_BESIDE_IMAGE = 6
@@ -54,6 +55,7 @@ class ConceptPlots(ChecksFit):
     estimate_importance: Callable[..., Array]
     _shown_maps: Callable[..., Array]
 
+    @styled
     def plot_concepts_importances(
         self,
         importances: Array | None = None,
@@ -89,7 +91,7 @@ class ConceptPlots(ChecksFit):
             _print_importances(concepts)
         if nb_most_important_concepts is None:
             concepts.sort(key=lambda concept: concept.number)
-        ax = empty_axes((max(6.0, 0.24 * len(concepts)), 4.0))
+        ax = empty_axes((min(max(6.0, 0.24 * len(concepts)), 16.0), 4.0))
         draw_ranked_importances(ax, concepts, _title(display_importance_order))
         return plt.gcf()
 
@@ -108,7 +110,8 @@ class ConceptPlots(ChecksFit):
         nb_crops : int, default=10
             Maximum number of crops of a concept.
         nb_most_important_concepts : int, optional
-            Number of concepts that have a row, the most important ones. None: all.
+            Number of concepts that have a row, the most important ones. None: all. Rows of many
+            concepts are lower; of more than fit, the first ones are drawn, and a note says so.
         verbose : bool, default=False
             Whether to print the importances of these concepts.
 
@@ -227,6 +230,7 @@ class ConceptPlots(ChecksFit):
             )
         return figure
 
+    @styled
     def plot_concept_attribution_map(
         self,
         image: ArrayLike,
@@ -278,6 +282,7 @@ class ConceptPlots(ChecksFit):
             filter_percentile,
             clip_percentile,
             alpha,
+            labels=[str(concept) for concept in concepts],
             **plot_kwargs,
         )
         return plt.gcf()
@@ -295,7 +300,8 @@ class ConceptPlots(ChecksFit):
     ) -> Figure:
         """Draw an image with its most important concepts, their best crops and importances.
 
-        At most 8 concepts are drawn on the image itself.
+        At most 8 concepts are drawn on the image itself, with their numbers where they are
+        strongest.
 
         Parameters
         ----------
@@ -304,7 +310,7 @@ class ConceptPlots(ChecksFit):
         display_importance_order : DisplayImportancesOrder, default=DisplayImportancesOrder.GLOBAL
             GLOBAL: concepts are chosen by importance in the images of `fit`; LOCAL: in this image.
         nb_most_important_concepts : int, default=5
-            Number of concepts, the most important ones.
+            Number of concepts, the most important ones. At most 20 of them have crops.
         filter_percentile, clip_percentile : float, default=90 and 10
             Percentile of a map (0 to 100) below which its cells are not shown, and percentage of
             the shown pixels, the brightest ones, that are clipped to the same value (None: no

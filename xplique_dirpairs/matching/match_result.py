@@ -300,7 +300,7 @@ class Matches:
         """
         return plot_matches(
             title or self._headline(),
-            [" · ".join(self._names_of(u)) for u in range(len(self))],
+            [self._names_of(u) for u in range(len(self))],
             self.correlation,
             self.phi,
             self.firing_entropy,

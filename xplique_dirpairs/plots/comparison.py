@@ -5,10 +5,10 @@ Each extractor has one colour in all figures; controls are grey and dashed.
 
 from __future__ import annotations
 
-import colorsys
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil
+from textwrap import fill
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -23,7 +23,18 @@ from xplique_dirpairs.core.types import Array
 from xplique_dirpairs.plots.concepts import draw_importances
 from xplique_dirpairs.plots.images import draw_crop_sheet, draw_lit, draw_picture
 from xplique_dirpairs.plots.layout import dress, wrapped
-from xplique_dirpairs.plots.palette import Color, concept_colors
+from xplique_dirpairs.plots.palette import Color, bright, concept_colors, readable
+from xplique_dirpairs.plots.style import (
+    DASHES,
+    HEADING,
+    LABEL,
+    MARKERS,
+    SMALL,
+    SOFT,
+    most_rows,
+    some_of,
+    styled,
+)
 
 #: Two concepts count as alike if the correlation of their maps is at least this.
 _ALIKE = 0.3
@@ -37,14 +48,19 @@ _LOWEST_BAR = -0.5
 _ERROR_BAR: Any = {"fmt": "none", "ecolor": "black", "elinewidth": 1.0, "capsize": 2}
 #: Maximum number of characters in one line of a label.
 _NAME_WIDTH = 16
+#: Markers of controls, and maximum number of concepts of an extractor in `plot_extractor_maps`.
+_CONTROL_MARKERS, _MAPS = ("x", "+"), 12
+#: Number of markers on a line.
+_MARKED = 8
 
 
 @dataclass(frozen=True)
 class ExtractorStyle:
-    """Colour and line style of an extractor."""
+    """Colour, line style and marker of an extractor."""
 
     color: Color
-    line: str | tuple[int, tuple[float, ...]]
+    line: str
+    marker: str = "o"
 
 
 @dataclass(frozen=True)
@@ -138,7 +154,7 @@ class AlignedConcept:
 def extractor_styles(
     names: Sequence[str], controls: Collection[str] = ()
 ) -> dict[str, ExtractorStyle]:
-    """Choose a colour and a line style for each extractor.
+    """Choose a colour, a line style and a marker for each extractor.
 
     Parameters
     ----------
@@ -154,19 +170,24 @@ def extractor_styles(
     """
     colored = [name for name in names if name not in controls]
     grey = [name for name in names if name in controls]
-    dashes = ((0, (6, 1.5)), (0, (2, 1)), (0, (6, 1, 1, 1)))
+    dashes = DASHES[1:]
     styles = {
-        name: ExtractorStyle(color, "-" if k < _COLORS_ALONE else dashes[k % len(dashes)])
+        name: ExtractorStyle(
+            color,
+            "-" if k < _COLORS_ALONE else dashes[k % len(dashes)],
+            MARKERS[k % len(MARKERS)],
+        )
         for k, (name, color) in enumerate(zip(colored, concept_colors(len(colored)), strict=True))
     }
     for k, name in enumerate(grey):
-        styles[name] = ExtractorStyle(_GREYS[k % 2], _DASHES[k % 2])
+        styles[name] = ExtractorStyle(_GREYS[k % 2], _DASHES[k % 2], _CONTROL_MARKERS[k % 2])
     return {name: styles[name] for name in names}
 
 
 # ------------------------------------------------------------------------------ fidelity
 
 
+@styled
 def plot_fidelity(
     curves: Sequence[ExtractorCurves],
     changes: Array,
@@ -200,13 +221,16 @@ def plot_fidelity(
     heights = [3.6, low] if bars else [1.0]
     parts: Any = figure.subfigures(len(heights), 1, height_ratios=heights, squeeze=False)
     axes = parts[0, 0].subplots(1, 3, sharey=True)
-    for curve in curves:
+    for k, curve in enumerate(curves):
         style = styles[curve.name]
-        options = {"color": style.color, "linestyle": style.line, "linewidth": 1.8}
-        for ax, values in zip(axes, (curve.deletion, curve.insertion), strict=False):
-            few = len(values) < 12
-            ax.plot(values, marker="o" if few else None, markersize=3.5, **options)
-        axes[2].plot(changes, curve.by_change, **options, label=curve.name)
+        options: Any = {"color": style.color, "linestyle": style.line, "linewidth": 1.8}
+        options |= {"marker": style.marker, "markersize": 4.5}
+        switched = (np.arange(len(curve.deletion)), np.arange(len(curve.insertion)))
+        values_of = (curve.deletion, curve.insertion, curve.by_change)
+        for ax, x, values in zip(axes, (*switched, changes), values_of, strict=True):
+            # Markers of different lines are at different places and do not hide each other.
+            every = ceil(len(values) / _MARKED)
+            ax.plot(x, values, markevery=(k % every, every), label=curve.name, **options)
     titles = {
         "deletion ↓": "concepts switched off",
         "insertion ↑": "concepts switched on",
@@ -218,12 +242,12 @@ def plot_fidelity(
         ax.set_ylim(0.0, 1.02)
         ax.set_xlim(left=0.0)
     for ax in axes[:2]:
-        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+        ax.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10], integer=True))
     axes[2].set_xlim(changes[0], changes[-1])
     axes[0].set_ylabel("probability of the class")
     names = [wrapped(curve.name, 30) for curve in curves]
     figure.legend(
-        axes[2].get_lines(), names, loc="outside lower center", ncols=min(count, 5), frameon=False,
+        axes[2].get_lines(), names, loc="outside lower center", ncols=min(count, 5),
         handlelength=3.0,
     )  # fmt: skip
     if bars:
@@ -251,8 +275,8 @@ def _draw_bars(
         for place, value in zip(places, values, strict=True):
             if not np.isfinite(value) or value < _LOWEST_BAR:
                 text = f"{value:.1f}" if np.isfinite(value) else "–"
-                ax.text(0, place, f" {text}", va="center", fontsize=8, color="0.3")
-        ax.axvline(0.0, color="0.3", linewidth=0.8)
+                ax.text(0, place, f" {text}", va="center", fontsize=SMALL, color=SOFT)
+        ax.axvline(0.0, color=SOFT, linewidth=0.8)
         ax.margins(x=0.04)
         ax.xaxis.set_major_locator(MaxNLocator(4))
         dress(ax, title)
@@ -264,6 +288,7 @@ def _draw_bars(
 # ------------------------------------------------------------------------------ importances
 
 
+@styled
 def plot_extractor_importances(
     extractors: Sequence[ExtractorBars], styles: Mapping[str, ExtractorStyle]
 ) -> Figure:
@@ -297,11 +322,10 @@ def plot_extractor_importances(
         draw_importances(ax, extractor.concepts, extractor.values, colors, "")
         places = np.arange(len(extractor.concepts))
         ax.errorbar(places, extractor.values, yerr=extractor.errors, **_ERROR_BAR)
-        ax.set_title(wrapped(extractor.name, 30), fontsize=10, color=color, fontweight="bold")
-        ax.set_ylabel("total Sobol index" if k % columns == 0 else "", fontsize=9)
+        ax.set_title(wrapped(extractor.name, 30), color=readable(color), fontweight="bold")
+        ax.set_ylabel("total Sobol index" if k % columns == 0 else "")
         is_last = k + columns >= len(extractors)
-        ax.set_xlabel("concept" if is_last else "", fontsize=9)
-        ax.tick_params(axis="y", labelsize=8)
+        ax.set_xlabel(ax.get_xlabel() if is_last else "")
     highest = max(float(np.max(e.values + e.errors, initial=0.0)) for e in extractors)
     axes[0, 0].set_ylim(0.0, max(1.05 * highest, 1e-6))
     return figure
@@ -351,6 +375,7 @@ def _standardised(values: Array) -> Array:
     return scaled
 
 
+@styled
 def plot_extractor_maps(
     picture: Array,
     rows: Mapping[str, Sequence[ConceptMap]],
@@ -364,7 +389,8 @@ def plot_extractor_maps(
     picture : ndarray of shape (height, width, 3)
         The image, with values in [0, 1].
     rows : mapping of str to sequence of ConceptMap
-        Concepts of each extractor, from left to right. Each map is scaled to its own maximum.
+        Concepts of each extractor, from left to right; at most 12 are drawn, and the title says so.
+        Each map is scaled to its own maximum.
     styles : mapping of str to ExtractorStyle
         Style of each extractor, by name.
     title : str
@@ -374,7 +400,8 @@ def plot_extractor_maps(
     -------
     figure : Figure
     """
-    columns = max(len(concepts) for concepts in rows.values())
+    most = max(len(concepts) for concepts in rows.values())
+    columns = min(most, _MAPS)
     size = 1.45
     height = size * picture.shape[0] / picture.shape[1] + 0.3
     label = 1.75
@@ -388,7 +415,9 @@ def plot_extractor_maps(
         left=label / width, right=1 - 0.05 / width, bottom=0.05 / tall,
         top=1 - 0.7 / tall, wspace=0.05, hspace=0.3 / (height - 0.3),
     )  # fmt: skip
-    figure.suptitle(title, fontsize=11, y=1 - 0.08 / tall, va="top")
+    note = some_of(columns, most, "concepts")
+    title = fill("; ".join(part for part in (title, note) if part), int(12 * width))
+    figure.suptitle(title, fontsize=HEADING, y=1 - 0.08 / tall, va="top")
     for ax in axes.flat:
         ax.set_axis_off()
     for line, (name, concepts) in zip(axes, rows.items(), strict=True):
@@ -396,16 +425,17 @@ def plot_extractor_maps(
         color = styles[name].color
         line[0].text(
             -0.06, 0.5, wrapped(name, _NAME_WIDTH), transform=line[0].transAxes, ha="right",
-            va="center", color=color, fontweight="bold", fontsize=10,
+            va="center", color=readable(color), fontweight="bold", fontsize=HEADING,
         )  # fmt: skip
         for ax, concept in zip(line[1:], concepts, strict=False):
             top = float(concept.shown.max())
-            draw_lit(ax, picture, concept.shown / max(top, 1e-12), _bright(color))
+            draw_lit(ax, picture, concept.shown / max(top, 1e-12), bright(color))
             text = f"{concept.concept}: {concept.contribution:+.2f}"
-            ax.set_title(text, fontsize=9, pad=3, color=color)
+            ax.set_title(text, fontsize=LABEL, pad=3, color=readable(color))
     return figure
 
 
+@styled
 def plot_aligned_concepts(
     a: str,
     b: str,
@@ -422,7 +452,7 @@ def plot_aligned_concepts(
     b : str
         Name of the second extractor.
     aligned : sequence of AlignedConcept
-        Pairs of concepts, from top to bottom.
+        Pairs of concepts, from top to bottom. As many as fit are drawn; the title says how many.
     nb_crops : int
         Maximum number of crops of a concept.
     styles : mapping of str to ExtractorStyle
@@ -432,6 +462,8 @@ def plot_aligned_concepts(
     -------
     figure : Figure
     """
+    note = some_of(min(len(aligned), most_rows(0.95)), len(aligned), "pairs")
+    aligned = aligned[: most_rows(0.95)]
     rows = len(aligned)
     figure, axes = plt.subplots(
         rows, 2, figsize=(2.6 + 1.7 * nb_crops, 0.9 + 0.95 * rows), squeeze=False
@@ -442,11 +474,12 @@ def plot_aligned_concepts(
         wspace=1.2 / (0.85 * nb_crops), hspace=0.08,
     )  # fmt: skip
     figure.suptitle(
-        "Concepts found at the same places (r: correlation of their maps)",
-        fontsize=11, y=1 - 0.08 / height, va="top",
+        "Concepts found at the same places (r: correlation of their maps"
+        f"{'; ' if note else ''}{note})",
+        fontsize=HEADING, y=1 - 0.08 / height, va="top",
     )  # fmt: skip
     for ax, name in zip(axes[0], (a, b), strict=True):
-        ax.set_title(wrapped(name, 40), color=styles[name].color, fontweight="bold", fontsize=11)
+        ax.set_title(wrapped(name, 40), color=readable(styles[name].color), fontweight="bold")
     for line, pair in zip(axes, aligned, strict=True):
         sides = ((a, pair.ours, pair.our_crops), (b, pair.theirs, pair.their_crops))
         for side, (name, concept, crops) in enumerate(sides):
@@ -455,18 +488,12 @@ def plot_aligned_concepts(
             x, align = ((-0.02, "right"), (1.02, "left"))[side]
             ax.text(
                 x, 0.5, str(concept), transform=ax.transAxes, ha=align, va="center",
-                color=color, fontweight="bold",
+                color=readable(color), fontweight="bold",
             )  # fmt: skip
         boxes = [ax.get_position() for ax in line]
         figure.text(
             (boxes[0].x1 + boxes[1].x0) / 2, (boxes[0].y0 + boxes[0].y1) / 2,
-            f"r = {pair.correlation:.2f}", ha="center", va="center", fontsize=10,
+            f"r = {pair.correlation:.2f}", ha="center", va="center", fontsize=HEADING,
             color="black" if pair.correlation >= _ALIKE else "0.55",
         )  # fmt: skip
     return figure
-
-
-def _bright(color: Color) -> Color:
-    """Return a colour lightened so that its outline is visible on a darkened picture."""
-    hue, light, saturation = colorsys.rgb_to_hls(*color)
-    return colorsys.hls_to_rgb(hue, max(light, 0.65), saturation)

@@ -30,16 +30,33 @@ from xplique_dirpairs.plots.images import (
     draw_picture,
     framed,
 )
-from xplique_dirpairs.plots.layout import Sheet
-from xplique_dirpairs.plots.palette import Color, concept_colors, line_color
+from xplique_dirpairs.plots.layout import Sheet, plain
+from xplique_dirpairs.plots.palette import Color, concept_colors, line_color, readable
+from xplique_dirpairs.plots.style import (
+    HEADING,
+    LABEL,
+    SMALL,
+    SMALLEST,
+    SOFT,
+    TALLEST,
+    most_rows,
+    some_of,
+    styled,
+)
 
 #: Maximum number of crops in one line of a figure.
 CROPS_PER_LINE = 10
 #: Maximum number of concepts drawn on the image by `plot_image_concepts`: the outlines of more
 #: concepts could not be told apart.
 OVERLAID = 8
-#: Maximum number of rows in `plot_maximised`; further concepts go into another block of columns.
-_ROWS = 10
+#: Maximum number of concepts with crops beside the image.
+_BESIDE = 20
+#: Number of rows in `plot_maximised` up to which there is one block; maximum number of concepts.
+_ROWS, _MAXIMISED = 10, 60
+#: Maximum numbers of concepts and of classes in the table of `plot_class_importances`.
+_COLUMNS, _CLASSES = 30, 40
+#: Maximum and minimum side of a crop in `plot_crop_rows`, in inches.
+_LARGEST_CROP, _SMALLEST_CROP = 1.0, 0.6
 #: Lengths in inches: side of a picture, width of the column of concept numbers, gap between rows,
 #: space above the first row.
 _SIDE, _LABEL, _GAP, _TOP = 1.15, 0.75, 0.08, 0.5
@@ -105,36 +122,51 @@ def draw_importances(
     width = ax.get_window_extent().width * 72 / ax.figure.dpi  # in points
     labels = [str(concept) for concept in concepts]
     room = width / len(places)
-    size = min(10.0, room / (0.75 * max(map(len, labels))))
-    upright = size >= 6.0
+    size = min(HEADING, room / (0.75 * max(map(len, labels))))
+    upright = size >= SMALLEST
     if not upright:  # a rotated label is only as wide as its font is high
-        size = max(3.0, min(9.0, 0.8 * room))
-    ax.set_xticks(places, labels, fontsize=size, rotation=0 if upright else 90)
+        size = min(LABEL, max(SMALLEST, 0.8 * room))
+    every = 1 if upright else ceil(size / (0.85 * room))
+    ax.set_xticks(places[::every], labels[::every], fontsize=size, rotation=0 if upright else 90)
     ax.set_xlim(-0.6, len(places) - 0.4)
     ax.set_ylim(bottom=0.0)
-    ax.set_xlabel("concept")
-    ax.set_ylabel("total Sobol index")
-    ax.spines[["top", "right"]].set_visible(False)
+    named = "concept" if every == 1 else f"concept (one in {every} has its number)"
+    ax.set_xlabel(named, fontsize=LABEL)
+    ax.set_ylabel("total Sobol index", fontsize=LABEL)
+    ax.tick_params(axis="y", labelsize=SMALL)
     ax.tick_params(axis="x", length=0)
-    ax.set_title(title)
+    ax.spines[["top", "right"]].set_visible(False)
+    ax.set_title(title, fontsize=HEADING)
 
 
+@styled
 def plot_crop_rows(concepts: Sequence[RankedConcept], number_of_crops: int) -> Figure:
-    """Draw a row of up to ``number_of_crops`` best crops for each concept."""
+    """Draw a row of up to ``number_of_crops`` best crops for each concept.
+
+    Crops are smaller where there are many concepts; those that do not fit are left out, and a note
+    says how many are drawn.
+    """
     columns = min(number_of_crops, CROPS_PER_LINE)
     lines = ceil(number_of_crops / columns)
-    height = lines + 0.12
-    sheet = Sheet(1.3 + columns, len(concepts) * height)
-    for row, concept in enumerate(concepts):
-        ax = sheet.axes(1.2, row * height + 0.06, columns, lines)
+    room = TALLEST / (len(concepts) * (lines + 0.12))
+    side = min(_LARGEST_CROP, max(_SMALLEST_CROP, room))
+    height = side * lines + 0.12
+    shown = concepts[: most_rows(height)]
+    note = some_of(len(shown), len(concepts), "concepts")
+    sheet = Sheet(1.3 + columns * side, len(shown) * height + (0.3 if note else 0.0))
+    for row, concept in enumerate(shown):
+        ax = sheet.axes(1.2, row * height + 0.06, columns * side, lines * side)
         draw_crop_sheet(ax, concept.crops, columns, lines, concept.color, anchor="W")
         sheet.text(
             1.08, (row + 0.5) * height, f"concept {concept.number}\n{concept.importance:.3f}",
-            ha="right", va="center", fontsize=10, color=concept.color, fontweight="bold",
+            ha="right", va="center", fontsize=HEADING, color=readable(concept.color),
+            fontweight="bold",
         )  # fmt: skip
+    sheet.text(1.2, sheet.height - 0.24, note, va="top", fontsize=LABEL, color=SOFT)
     return sheet.figure
 
 
+@styled
 def plot_legend(concepts: Sequence[RankedConcept], border_width: int) -> Figure:
     """Draw each concept's best crop in a frame of its colour, ``border_width`` pixels wide."""
     columns = min(len(concepts), CROPS_PER_LINE)
@@ -144,7 +176,7 @@ def plot_legend(concepts: Sequence[RankedConcept], border_width: int) -> Figure:
     for ax in axes.flat[len(concepts) :]:
         ax.set_axis_off()
     for ax, concept in zip(axes.flat, concepts, strict=False):
-        ax.set_title(str(concept.number), color=concept.color, fontweight="bold", fontsize=10)
+        ax.set_title(str(concept.number), color=readable(concept.color), fontweight="bold")
         if len(concept.crops):
             width = min(border_width, concept.crops.shape[1] // 4)
             draw_picture(ax, framed(concept.crops[0], concept.color, width))
@@ -161,6 +193,7 @@ def draw_concept_map(
     filter_percentile: float = 90,
     clip_percentile: float | None = 10,
     alpha: float = 0.65,
+    labels: Sequence[str] = (),
     **plot_kwargs: Any,
 ) -> None:
     """Draw an image and the maps of n concepts over it, the first concept on top.
@@ -181,6 +214,9 @@ def draw_concept_map(
         See `concept_heatmap`.
     alpha : float, default=0.65
         Opacity of the maps.
+    labels : sequence of n str, default=()
+        Label of each concept, written where its map is largest, or at the next largest place if
+        another label is there. Empty: no labels.
     **plot_kwargs : Any
         Keyword arguments of ``Axes.imshow``.
     """
@@ -189,14 +225,33 @@ def draw_concept_map(
     for i in reversed(range(maps.shape[-1])):
         heatmap = concept_heatmap(maps[..., i], shape, filter_percentile, clip_percentile)
         draw_heatmap(ax, heatmap, cmaps[i], alpha, **plot_kwargs)
+    taken: list[int] = []
+    for i, label in enumerate(labels[: maps.shape[-1]]):
+        cells = [c for c in np.argsort(-maps[..., i], axis=None, kind="stable") if c not in taken]
+        if not cells or maps[..., i].flat[cells[0]] <= 0:
+            continue
+        taken.append(cells[0])
+        row, column = np.unravel_index(cells[0], maps.shape[:2])
+        ax.text(
+            (column + 0.5) * shape[1] / maps.shape[1], (row + 0.5) * shape[0] / maps.shape[0],
+            label, ha="center", va="center", fontsize=SMALL, color="white",
+            bbox=_tag(line_color(cmaps[i])),
+        )  # fmt: skip
 
 
+def _tag(color: Color) -> dict[str, Any]:
+    """Return the box of a white text: readable in the colour of a concept."""
+    return {"boxstyle": "round,pad=0.15", "facecolor": readable(color), "edgecolor": "white"}
+
+
+@styled
 def plot_image_concepts(
     picture: Array, maps: Array, concepts: Sequence[RankedConcept], title: str, **map_kwargs: Any
 ) -> Figure:
     """Draw an image with its concepts, their best crops on both sides, and their importances.
 
-    At most `OVERLAID` concepts are drawn on the image itself.
+    At most `OVERLAID` concepts are drawn on the image itself, and at most 20 have crops; a note
+    says so.
 
     Parameters
     ----------
@@ -215,26 +270,31 @@ def plot_image_concepts(
     -------
     figure : Figure
     """
-    per_side = ceil(len(concepts) / 2)
-    rows = min(per_side, max(3, ceil(per_side**0.5)))
+    beside = concepts[:_BESIDE]
+    per_side = ceil(len(beside) / 2)
+    rows = min(per_side, max(3, ceil((2 * per_side) ** 0.5)))
     columns = ceil(per_side / rows)
     height = max(6.4, 2.3 * rows)
-    widths = [3.1 * columns, height - 0.2, 3.1 * columns, 0.2, max(4.6, 0.24 * len(concepts))]
+    bar_width = min(max(4.6, 0.24 * len(concepts)), 9.0)
+    widths = [3.1 * columns, min(height - 0.2, 7.0), 3.1 * columns, 0.2, bar_width]
     figure = plt.figure(figsize=(sum(widths) + 0.8, height), layout="constrained")
     grid = figure.add_gridspec(1, 5, width_ratios=widths, wspace=0.02)
     ax = figure.add_subplot(grid[1])
     cmaps = [concept.cmap for concept in concepts]
-    draw_concept_map(ax, picture, maps[..., :OVERLAID], cmaps, **map_kwargs)
+    labels = [str(concept.number) for concept in concepts]
+    draw_concept_map(ax, picture, maps[..., :OVERLAID], cmaps, labels=labels, **map_kwargs)
     if len(concepts) > OVERLAID:
-        note = f"on the image: the first {OVERLAID} of {len(concepts)} concepts"
-        ax.set_title(note, fontsize=11)
+        note = f"on the image: {some_of(OVERLAID, len(concepts), 'concepts')}"
+        if len(beside) < len(concepts):
+            note += f"\ncrops: {some_of(len(beside), len(concepts), 'concepts')}"
+        ax.set_title(note)
     sides = [grid[side].subgridspec(rows, columns, hspace=0.08) for side in (0, 2)]
-    for i, concept in enumerate(concepts):
+    for i, concept in enumerate(beside):
         side, place = divmod(i, per_side)
         ax = figure.add_subplot(sides[side][place // columns, place % columns])
         draw_crop_sheet(ax, concept.crops, 3, 2, concept.color)
         title_of_crops = f"concept {concept.number}"
-        ax.set_title(title_of_crops, color=concept.color, fontweight="bold", fontsize=11)
+        ax.set_title(title_of_crops, color=readable(concept.color), fontweight="bold")
     margin = (height - 5.0) / 2
     bars = grid[4].subgridspec(3, 1, height_ratios=[margin, 5.0, margin])
     draw_ranked_importances(figure.add_subplot(bars[1]), concepts, title)
@@ -248,6 +308,7 @@ def draw_ranked_importances(ax: Axes, concepts: Sequence[RankedConcept], title: 
     draw_importances(ax, numbers, importances, [concept.color for concept in concepts], title)
 
 
+@styled
 def plot_maximised(
     pictures: Mapping[str, ArrayLike],
     crops: Sequence[Array],
@@ -258,6 +319,8 @@ def plot_maximised(
     title: str = "",
 ) -> Figure:
     """Draw a row for each concept: pictures optimised for it, then its best crops.
+
+    At most 60 concepts are drawn, the first ones; the title says so.
 
     Parameters
     ----------
@@ -298,8 +361,12 @@ def plot_maximised(
         )
     # A concept keeps the colour of its number even if only a few concepts are drawn.
     by_number = concept_colors(int(concepts.max()) + 1)
+    note = some_of(min(len(concepts), _MAXIMISED), len(concepts), "concepts")
+    title = "; ".join(part for part in (title, note) if part)
+    concepts = concepts[:_MAXIMISED]
     colors = [by_number[int(i)] for i in concepts]
-    blocks = ceil(len(concepts) / _ROWS)
+    # The figure of many concepts is about as high as it is wide.
+    blocks = min(ceil(len(concepts) / _ROWS), max(2, round(len(concepts) / 20)))
     rows = ceil(len(concepts) / blocks)
     block = _LABEL + (_SIDE + _GAP) * len(shown) + 0.12 + _SIDE * nb_crops + 0.25
     page = Sheet(blocks * block, _TOP + rows * (_SIDE + _GAP))
@@ -308,7 +375,7 @@ def plot_maximised(
         left, top = column * block + _LABEL, _TOP + row * (_SIDE + _GAP)
         page.text(
             left - 0.08, top + _SIDE / 2, str(concept),
-            ha="right", va="center", fontsize=9, color=colors[k], fontweight="bold",
+            ha="right", va="center", fontsize=LABEL, color=readable(colors[k]), fontweight="bold",
         )  # fmt: skip
         panels = []
         for images in shown.values():
@@ -320,12 +387,13 @@ def plot_maximised(
         draw_crop_sheet(panels[-1], best, nb_crops, 1, colors[k], anchor="W")
         if not row:
             for ax, heading in zip(panels, (*shown, "best crops"), strict=True):
-                ax.set_title(heading, fontsize=9, pad=4)
+                ax.set_title(heading, fontsize=LABEL, pad=4)
     if title:
-        page.figure.suptitle(title, fontsize=11, y=1 - 0.06 / page.height, va="top")
+        page.figure.suptitle(title, fontsize=HEADING, y=1 - 0.06 / page.height, va="top")
     return page.figure
 
 
+@styled
 def plot_class_importances(
     importances: Array,
     class_names: Sequence[str],
@@ -334,6 +402,8 @@ def plot_class_importances(
     title: str,
 ) -> Figure:
     """Draw a table of the importance of each concept (columns) to each class (rows).
+
+    At most 30 concepts and 40 classes are drawn; a note below the title says so.
 
     Parameters
     ----------
@@ -353,28 +423,38 @@ def plot_class_importances(
     -------
     figure : Figure
     """
-    order = np.argsort(-importances.mean(axis=0), kind="stable")
-    classes, concepts = importances.shape
-    values = importances[:, order]
-    figure, ax = plt.subplots(figsize=(1.9 + 0.86 * concepts, 2.0 + 0.5 * classes))
-    height, width = figure.get_figheight(), figure.get_figwidth()
-    left, right = 1.3 / width, 1 - 0.2 / width
-    figure.subplots_adjust(left=left, right=right, bottom=0.35 / height, top=1 - 1.5 / height)
-    figure.suptitle(title, fontsize=13, x=(left + right) / 2, y=1 - 0.1 / height, va="top")
+    everything = importances.shape
+    order = np.argsort(-importances.mean(axis=0), kind="stable")[:_COLUMNS]
+    values = importances[:_CLASSES, order]
+    classes, concepts = values.shape
+    most = f"the {concepts} most important of {everything[1]} concepts"
+    notes = some_of(classes, everything[0], "classes"), most if concepts < everything[1] else ""
+    names = [plain(name) for name in class_names[:classes]]
+    cell, row = (0.86, 0.5) if max(concepts, classes) <= 12 else (0.64, 0.4)
+    label = 0.3 + 0.078 * max(map(len, names))
+    above = 1.5 if cell > 0.8 else 1.3
+    width, height = label + cell * concepts + 0.2, above + row * classes + 0.45
+    page = Sheet(max(width, 4.0), height)
+    figure, ax = page.figure, page.axes(label, above, cell * concepts, row * classes)
+    middle = (label + cell * concepts / 2) / page.width
+    figure.suptitle(plain(title, 60), x=middle, y=1 - 0.1 / height, va="top")
+    note = "; ".join(part for part in notes if part)
+    page.text(middle * page.width, 0.36, note, ha="center", va="top", color=SOFT)
     relative = values / np.maximum(values.max(axis=1, keepdims=True), 1e-12)
     ax.imshow(relative, cmap="Blues", vmin=0.0, vmax=1.25, aspect="auto")
-    for (row, column), value in np.ndenumerate(values):
-        color = "white" if relative[row, column] > 0.7 else "black"
-        ax.text(column, row, f"{value:.2f}", ha="center", va="center", fontsize=9, color=color)
-    ax.set_yticks(range(classes), class_names, fontsize=10)
-    ax.set_xticks(range(concepts), [str(concept) for concept in order], fontsize=9)
+    for (line, column), value in np.ndenumerate(values):
+        color = "white" if relative[line, column] > 0.7 else "black"
+        ax.text(column, line, f"{value:.2f}", ha="center", va="center", color=color)
+    ax.set_yticks(range(classes), names, fontsize=LABEL)
+    ax.set_xticks(range(concepts), [str(concept) for concept in order], fontsize=LABEL)
     ax.set_xlabel("concept", labelpad=1)
     ax.tick_params(length=0)
-    place = 1 + 0.5 / (0.5 * classes + 0.15)
+    ax.spines[:].set_visible(False)
+    place = 1 + (0.06 + 0.43 * cell) / (row * classes)
     for column, concept in enumerate(order):
         for crop in crops[concept][:1]:
             picture = framed(crop, colors[concept], max(1, len(crop) // 16))
-            image = OffsetImage(picture, zoom=72 * 0.74 / len(crop), interpolation="lanczos")
+            image = OffsetImage(picture, zoom=72 * 0.86 * cell / len(crop), interpolation="lanczos")
             ax.add_artist(
                 AnnotationBbox(
                     image, (column, place), xycoords=ax.get_xaxis_transform(), frameon=False,

@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike
 
 from xplique_dirpairs.core.types import Array
 from xplique_dirpairs.plots.palette import Color, line_color
+from xplique_dirpairs.plots.style import NOTE, SMALL
 
 #: Level of a concept's outline, as a share of the maximum of its map.
 OUTLINE = 0.3
@@ -155,13 +156,13 @@ def draw_crop_sheet(
     if len(crops):
         ax.imshow(montage(crops, columns, lines, gap=max(1, crops.shape[1] // 24)))
     else:
-        draw_note(ax, "not detected in any crop", fontsize=8, color="0.4")
+        draw_note(ax, "not detected in any crop", fontsize=SMALL, color=NOTE)
         ax.set_box_aspect(lines / columns)
     ax.set_anchor(anchor)
     ax.set_xticks([])
     ax.set_yticks([])
     for spine in ax.spines.values():
-        spine.set(edgecolor=color, linewidth=2.5)
+        spine.set(visible=True, edgecolor=color, linewidth=2.5)
 
 
 def framed(picture: Array, color: Color, width: int) -> Array:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -14,17 +15,30 @@ from xplique_dirpairs.core.types import Array
 from xplique_dirpairs.plots.images import as_picture, draw_note, draw_picture
 from xplique_dirpairs.plots.layout import dress, plain
 from xplique_dirpairs.plots.palette import LOWERS, RAISES, concept_colors
+from xplique_dirpairs.plots.style import (
+    DASHES,
+    HEADING,
+    LABEL,
+    NOTE,
+    SMALL,
+    SMALLEST,
+    TITLE,
+    styled,
+)
 
 #: Maximum number of concepts whose maps are drawn.
 _MAPS = 4
 #: Number of classes whose probabilities are drawn along the path.
 _CLASSES = 5
-#: Maximum number of moved concepts in the panel of changes.
-_BARS = 50
+#: Maximum number of moved concepts in the panel of changes, and in the table of mean changes.
+_BARS, _COLUMNS = 50, 50
+#: Cells of the table below minus this share of the largest change have a minus sign.
+_SIGNED_FROM = 0.05
 
 # ------------------------------------------------------------------ one counterfactual
 
 
+@styled
 def plot_counterfactual(
     title: str,
     image: Array | None,
@@ -87,7 +101,7 @@ def plot_counterfactual(
     if lower > 3.0:  # the two rows of distances stay close together if many concepts were moved
         corner = corner.subgridspec(2, 1, height_ratios=(2.0, lower - 2.0))[0]
     _draw_distances(figure.add_subplot(corner), distances)
-    figure.suptitle(title, fontsize=12)
+    figure.suptitle(title, fontsize=TITLE)
     return figure
 
 
@@ -100,15 +114,16 @@ def _draw_image(
 ) -> None:
     """Draw the image, with the probabilities of the classes before and after as its title."""
     (before, after), start, end = predicted, probabilities[0], probabilities[-1]
-    lines = [f"{plain(class_names[before])}: {start[before]:.2f}"]
+    lines = [f"{plain(class_names[before], 20)}: {start[before]:.2f}"]
     if after != before:
-        lines.append(f"{plain(class_names[after])}: {start[after]:.2f}, then {end[after]:.2f}")
+        name = plain(class_names[after], 20)
+        lines += [name, f"{start[after]:.2f}, then {end[after]:.2f}"]
     if image is None:
-        draw_note(ax, "\n".join(lines), fontsize=10)
+        draw_note(ax, "\n".join(lines), fontsize=HEADING)
         ax.set_axis_off()
         return
     draw_picture(ax, as_picture(image))
-    ax.set_title("\n".join(lines), fontsize=9)
+    ax.set_title("\n".join(lines), fontsize=LABEL)
 
 
 def _draw_path(
@@ -125,13 +140,14 @@ def _draw_path(
     colors = concept_colors(len(classes))
     for rank, k in enumerate(classes[: max(_CLASSES, len(first))]):
         width, label = 2.2 if rank < len(first) else 1.2, plain(class_names[k])
-        ax.plot(100 * path, probabilities[:, k], color=colors[rank], linewidth=width, label=label)
+        style: Any = {"color": colors[rank], "linestyle": DASHES[rank % len(DASHES)]}
+        ax.plot(100 * path, probabilities[:, k], **style, linewidth=width, label=label)
     ax.set_xlim(0, 100)
     ax.set_ylim(-0.02, 1.02)
-    ax.set_xlabel("share of the move, %", fontsize=9)
-    ax.set_ylabel("class probability", fontsize=9)
+    ax.set_xlabel("share of the move, %", fontsize=LABEL)
+    ax.set_ylabel("class probability", fontsize=LABEL)
     dress(ax)
-    ax.legend(fontsize=8, frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    ax.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), handlelength=3.0)
 
 
 def _draw_maps(
@@ -158,15 +174,16 @@ def _draw_maps(
             )  # fmt: skip
             ax.set_xticks([])
             ax.set_yticks([])
-            ax.set_xlabel(label, fontsize=8)
+            ax.spines[:].set_visible(False)
+            ax.set_xlabel(label, fontsize=SMALL)
             if not row:
-                ax.set_title(plain(name), fontsize=9)
+                ax.set_title(plain(name), fontsize=LABEL)
 
 
 def _draw_moved_concepts(ax: Axes, moves: Sequence[tuple[str, str]], amounts: Array) -> None:
     """Draw an arrow for each moved concept, from its amount before to its amount after."""
     if not moves:
-        draw_note(ax, "no concept was moved", color="0.45")
+        draw_note(ax, "no concept was moved", color=NOTE)
         ax.set_axis_off()
         return
     number = min(len(moves), _BARS)
@@ -180,16 +197,16 @@ def _draw_moved_concepts(ax: Axes, moves: Sequence[tuple[str, str]], amounts: Ar
         ax.annotate("", xy=(end, place), xytext=(start, place), arrowprops=arrow)
         ax.plot(start, place, "o", color=color, markersize=4)
     labels = [f"{plain(name)}: {word}" for name, word in moves[:number]]
-    ax.set_yticks(range(number), labels, fontsize=min(9.0, 400.0 / number))
+    ax.set_yticks(range(number), labels, fontsize=min(LABEL, 400.0 / number))
     ax.set_ylim(number - 0.4, -0.6)
     reach = np.concatenate([before, after, [0.0, 1.0]])
     ax.set_xlim(reach.min() - 0.04, reach.max() + 0.04)
-    ax.set_xticks([0.0, 0.5, 1.0], ["smallest", "", "largest"], fontsize=8)
-    ax.set_xlabel("amount in the image, relative to training images", fontsize=9)
-    ax.spines[["top", "right", "left"]].set_visible(False)
+    ax.set_xticks([0.0, 0.5, 1.0], ["smallest", "", "largest"], fontsize=SMALL)
+    ax.set_xlabel("amount in the image, relative to training images", fontsize=LABEL)
+    ax.spines["left"].set_visible(False)
     ax.tick_params(axis="y", length=0)
     if len(moves) > number:
-        ax.set_title(f"{len(moves) - number} more were moved", fontsize=8, loc="left")
+        ax.set_title(f"{len(moves) - number} more were moved", fontsize=SMALL, loc="left")
 
 
 def _draw_distances(ax: Axes, distances: Mapping[str, tuple[float, float, Array]]) -> None:
@@ -211,14 +228,14 @@ def _draw_distances(ax: Axes, distances: Mapping[str, tuple[float, float, Array]
     # The distance of a training image is 0: the axis starts below 0, so that its mark is not cut.
     ax.set_xlim(-0.06 * largest, 1.08 * largest)
     ax.set_ylim(1.6, -0.6)
-    ax.set_yticks(range(len(distances)), list(distances), fontsize=9)
-    ax.set_title("distance to the training features", fontsize=9, loc="left", pad=20)
-    ax.set_xlabel("1: 99th percentile of training images", fontsize=8)
-    ax.tick_params(axis="x", labelsize=8)
+    ax.set_yticks(range(len(distances)), list(distances), fontsize=LABEL)
+    ax.set_title("distance to the training features", fontsize=LABEL, loc="left", pad=20)
+    ax.set_xlabel("1: 99th percentile of training images", fontsize=SMALL)
+    ax.tick_params(axis="x", labelsize=SMALL)
     ax.tick_params(axis="y", length=0)
     points = [line for line in ax.get_lines() if line.get_marker() == "o"][:2]
     ax.legend(
-        points, ["before", "after"], fontsize=8, frameon=False, loc="lower left",
+        points, ["before", "after"], loc="lower left",
         bbox_to_anchor=(0, 1), ncols=2,
     )  # fmt: skip
     ax.spines[["top", "right", "left"]].set_visible(False)
@@ -227,6 +244,7 @@ def _draw_distances(ax: Axes, distances: Mapping[str, tuple[float, float, Array]
 # ------------------------------------------------------------------ many counterfactuals
 
 
+@styled
 def plot_moves(
     changes: Array, rows: Sequence[str], concept_names: Sequence[str], title: str = ""
 ) -> Figure:
@@ -236,7 +254,8 @@ def plot_moves(
     ----------
     changes : ndarray of shape (len(rows), I)
         Mean change of each concept, as a share of its range in the training images; increases are
-        drawn in red, decreases in blue.
+        drawn in red, decreases in blue, with a minus sign. At most 50 concepts are drawn, those
+        that change most; the title says so.
     rows : sequence of str
         Labels of the rows.
     concept_names : sequence of I str
@@ -248,24 +267,30 @@ def plot_moves(
     -------
     figure : Figure
     """
-    names = [plain(name) for name in concept_names]
+    strongest = np.argsort(-np.abs(changes).max(axis=0), kind="stable")[:_COLUMNS]
+    columns = np.sort(strongest)
+    changes = changes[:, columns]
+    names = [plain(concept_names[i]) for i in columns]
     width = 1.2 + 0.075 * max(map(len, rows)) + 0.28 * len(names)
     height = 1.6 + 0.26 * len(rows) + 0.07 * max(map(len, names))
     figure, ax = plt.subplots(figsize=(max(5.0, width), height), layout="constrained")
     top = float(np.abs(changes).max())
     picture = ax.imshow(changes, cmap="RdBu_r", vmin=-top, vmax=top, aspect="auto")
-    ax.set_yticks(range(len(rows)), rows, fontsize=8)
-    ax.set_xticks(range(len(names)), names, fontsize=8, rotation=90)
+    for row, column in np.argwhere(changes < -_SIGNED_FROM * top):
+        color = "white" if changes[row, column] < -0.6 * top else "0.1"
+        ax.text(column, row, "−", ha="center", va="center", color=color, fontweight="bold")
+    ax.set_yticks(range(len(rows)), rows)
+    ax.set_xticks(range(len(names)), names, rotation=90)
     ax.set_xticks(np.arange(len(names) + 1) - 0.5, minor=True)
     ax.set_yticks(np.arange(len(rows) + 1) - 0.5, minor=True)
     ax.grid(which="minor", color="white", linewidth=1.0)
     ax.tick_params(which="both", length=0)
     ax.spines[:].set_visible(False)
-    bar = figure.colorbar(picture, ax=ax, shrink=0.8, aspect=20)
-    bar.set_label("mean change (share of range)", fontsize=8)
-    bar.ax.tick_params(labelsize=8)
-    if title:
-        ax.set_title(title, fontsize=10)
+    bar = figure.colorbar(picture, ax=ax, fraction=0.4 / width, aspect=20, pad=0.01)
+    bar.set_label("mean change (share of range)\n−: a decrease", fontsize=SMALL)
+    note = f"the {len(columns)} most changed of {len(concept_names)} concepts"
+    lines = [title, note if len(columns) < len(concept_names) else ""]
+    ax.set_title("\n".join(line for line in lines if line))
     return figure
 
 
@@ -277,6 +302,7 @@ _NUMBERED, _NAMED = 12, 40
 _SHORT_NAME = 5
 
 
+@styled
 def plot_correction(
     confusions: Mapping[str, tuple[Array, Array]], class_names: Sequence[str]
 ) -> Figure:
@@ -298,20 +324,20 @@ def plot_correction(
     """
     classes = len(class_names)
     names = [plain(name, 20) for name in class_names]
-    side = float(np.clip(0.55 * classes, 1.7, 6.0))
+    side = float(np.clip(0.55 * classes, 1.7, 6.5))
     margin = 0.5 + (0.075 * max(map(len, names)) if classes <= _NAMED else 0.2)
     figure, axes = plt.subplots(
         2, len(confusions), squeeze=False, layout="constrained",
-        figsize=((side + margin) * len(confusions) + 0.4, 2 * (side + margin + 0.35)),
+        figsize=((side + margin) * len(confusions) + 0.4, 2 * (side + margin + 0.5)),
     )  # fmt: skip
     for column, (group, matrices) in enumerate(confusions.items()):
         for ax, matrix, when in zip(axes[:, column], matrices, ("before", "after"), strict=True):
             _draw_confusion(ax, matrix, names)
             accuracy = np.trace(matrix) / max(matrix.sum(), 1)
-            ax.set_title(f"{plain(group, 20)}, {when}: {accuracy:.1%} correct", fontsize=9)
-        axes[1, column].set_xlabel("prediction", fontsize=9)
+            ax.set_title(f"{plain(group, 20)}\n{when}: {accuracy:.1%} correct", fontsize=LABEL)
+        axes[1, column].set_xlabel("prediction", fontsize=LABEL)
     for ax in axes[:, 0]:
-        ax.set_ylabel("class", fontsize=9)
+        ax.set_ylabel("class", fontsize=LABEL)
     return figure
 
 
@@ -323,9 +349,9 @@ def _draw_confusion(ax: Axes, matrix: Array, names: Sequence[str]) -> None:
     if classes <= _NUMBERED:
         for i, j in np.ndindex(matrix.shape):
             color = "white" if shares[i, j] > 0.55 else "0.2"
-            ax.text(j, i, str(matrix[i, j]), ha="center", va="center", fontsize=8, color=color)
+            ax.text(j, i, str(matrix[i, j]), ha="center", va="center", fontsize=SMALL, color=color)
     if classes <= _NAMED:
-        size = 8 if classes <= 20 else 6
+        size = SMALL if classes <= 20 else SMALLEST
         upright = classes > 4 or max(map(len, names)) > _SHORT_NAME
         ax.set_xticks(range(classes), names, rotation=90 if upright else 0, fontsize=size)
         ax.set_yticks(range(classes), names, fontsize=size)

@@ -16,7 +16,8 @@ from numpy.typing import ArrayLike
 
 from xplique_dirpairs.core.types import Array
 from xplique_dirpairs.plots.images import as_picture, draw_crop_sheet
-from xplique_dirpairs.plots.palette import Color, signed_colors
+from xplique_dirpairs.plots.palette import Color, readable, signed_colors
+from xplique_dirpairs.plots.style import HEADING, LABEL, SMALL, SOFT, TITLE
 
 #: Gap between two columns, and between two rows, in inches.
 _GUTTER, _GAP = 0.14, 0.07
@@ -119,9 +120,9 @@ class RowGrid(Sheet):
         ax.set_ylim(self.body, 0.0)
         ax.set_yticks([])
         ax.spines[["top", "right", "left"]].set_visible(False)
-        ax.tick_params(labelsize=8)
+        ax.tick_params(labelsize=SMALL)
         self.heading(column, heading)
-        ax.set_xlabel(unit, fontsize=8)
+        ax.set_xlabel(unit, fontsize=SMALL)
         return ax
 
     def words(self, column: int) -> Axes:
@@ -134,13 +135,13 @@ class RowGrid(Sheet):
     def heading(self, column: int, text: str) -> None:
         """Write a heading above a column."""
         middle = self.lefts[column] + self.widths[column] / 2
-        style = {"ha": "center", "va": "bottom", "fontsize": 9, "color": "0.25"}
+        style = {"ha": "center", "va": "bottom", "fontsize": LABEL, "color": SOFT}
         self.text(middle, self.above - 0.08, text, **style)
 
     def title(self, text: str, details: str = "") -> None:
         """Write a title at the top of the figure, and details in a smaller font below it."""
-        self.text(0.12, 0.1, text, va="top", fontsize=12, fontweight="bold")
-        self.text(0.12, 0.36, details, va="top", fontsize=9, color="0.25")
+        self.text(0.12, 0.1, text, va="top", fontsize=TITLE, fontweight="bold")
+        self.text(0.12, 0.36, details, va="top", fontsize=LABEL, color=SOFT)
 
     def names(self, column: int, rows: Sequence[Row]) -> Axes:
         """Write the names of concepts in their colours, and return the axes that hold them.
@@ -150,8 +151,8 @@ class RowGrid(Sheet):
         words = self.words(column)
         for k, row in enumerate(rows, start=len(self.heights) - len(rows)):
             words.text(
-                1.0, self.middles[k], wrapped(row.name), ha="right", va="center", fontsize=9,
-                color=row.color, fontweight="bold", linespacing=1.05,
+                1.0, self.middles[k], wrapped(row.name), ha="right", va="center", fontsize=LABEL,
+                color=readable(row.color), fontweight="bold", linespacing=1.05,
             )  # fmt: skip
         return words
 
@@ -194,7 +195,7 @@ def draw_signed_bars(
     solid = np.ones(len(values), bool) if filled is None else filled
     faces = [color if on else "none" for color, on in zip(colors, solid, strict=True)]
     ax.barh(middles, values, height=_BAR, color=faces, edgecolor=colors, linewidth=0.9)
-    ax.axvline(0.0, color="0.3", linewidth=0.8)
+    ax.axvline(0.0, color=SOFT, linewidth=0.8)
     ends = np.stack([values, np.zeros(len(values))])
     if marks is not None:
         ax.plot(marks, middles, "D", color="white", markeredgecolor="0.1", markersize=4.5)
@@ -218,9 +219,9 @@ def label_bars(
     """
     low, high = min(0.0, float(np.min(lows))), max(0.0, float(np.max(highs)))
     reach = (high - low) or 1.0
-    # A character of 7.5 points is about 0.07 inches wide.
+    # A character of 8 points is about 0.075 inches wide.
     texts = [signed(value) for value in values]
-    inches = 0.07 * max(map(len, texts)) + distance / 40
+    inches = 0.075 * max(map(len, texts)) + distance / 40
     width = ax.get_window_extent().width / ax.figure.dpi
     upwards = values >= 0
     up, down = bool(upwards.any()), not upwards.all()
@@ -231,7 +232,7 @@ def label_bars(
         side = (highs[k], distance, "left") if upwards[k] else (lows[k], -distance, "right")
         ax.annotate(
             text, (side[0], middles[k]), xytext=(side[1], 0), textcoords="offset points",
-            ha=side[2], va="center", fontsize=7.5, color="0.2",
+            ha=side[2], va="center", fontsize=SMALL, color=SOFT,
         )  # fmt: skip
     ax.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
 
@@ -244,8 +245,8 @@ def signed(value: float) -> str:
 def dress(ax: Axes, title: str | None = None) -> None:
     """Give axes small labels, remove the upper and right spines, and set the title if given."""
     if title is not None:
-        ax.set_title(title, fontsize=10)
-    ax.tick_params(labelsize=8)
+        ax.set_title(title, fontsize=HEADING)
+    ax.tick_params(labelsize=SMALL)
     ax.spines[["top", "right"]].set_visible(False)
 
 

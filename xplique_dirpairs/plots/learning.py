@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import cycle
 from textwrap import fill
 from typing import Any, NamedTuple
 
@@ -17,6 +18,7 @@ from xplique_dirpairs.core.types import Array
 from xplique_dirpairs.pairs import WELL_CONDITIONED
 from xplique_dirpairs.plots.layout import dress
 from xplique_dirpairs.plots.palette import concept_colors
+from xplique_dirpairs.plots.style import DASHES, HEADING, SMALL, styled
 
 _BLUE, _ORANGE = concept_colors(2)
 _MARK, _GUIDE = "0.9", "0.55"
@@ -47,6 +49,7 @@ _PANELS = {
 }
 
 
+@styled
 def plot_learning(stages: Mapping[str, Mapping[str, Sequence[float]]], title: str) -> Figure:
     """Draw a panel for each stage, with a line for each loss and constraint.
 
@@ -62,24 +65,29 @@ def plot_learning(stages: Mapping[str, Mapping[str, Sequence[float]]], title: st
     figure : Figure
     """
     names = sorted({name for losses in stages.values() for name in losses} - {"objective"})
-    styles = dict(zip(names, concept_colors(len(names)), strict=True)) | {"objective": "black"}
+    # Neighbours in the list differ in their dashes as well as in their colours.
+    looks = zip(concept_colors(len(names)), cycle(DASHES), strict=False)
+    styles: dict[str, Any] = {
+        name: {"color": color, "linestyle": dashes}
+        for name, (color, dashes) in zip(names, looks, strict=True)
+    }
+    styles["objective"] = {"color": "black", "linestyle": "-"}
     size = (max(5.2 * len(stages), 8.0), 4.8)
     figure, axes = plt.subplots(1, len(stages), figsize=size, squeeze=False, layout="constrained")
-    figure.suptitle(title, fontsize=13)
+    figure.suptitle(title)
     for ax, (stage, losses) in zip(axes[0], stages.items(), strict=True):
         for name, values in losses.items():
-            ax.plot(range(1, len(values) + 1), values, color=styles[name], linewidth=1.8)
+            ax.plot(range(1, len(values) + 1), values, **styles[name], linewidth=1.8)
         ax.set_yscale("symlog", linthresh=1.0)
         ax.set_title(f"stage {stage}")
         ax.set_xlabel("epoch")
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
-        ax.spines[["top", "right"]].set_visible(False)
     axes[0, 0].set_ylabel("value (logarithmic beyond ±1)")
     handles = [
-        Line2D([], [], color=color, linewidth=2.5, label=f"{name}: {LOSS_NAMES.get(name, '')}")
-        for name, color in styles.items()
+        Line2D([], [], **style, linewidth=2.0, label=f"{name}: {LOSS_NAMES.get(name, '')}")
+        for name, style in styles.items()
     ]
-    figure.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False, fontsize=9)
+    figure.legend(handles=handles, loc="outside lower center", ncols=3, handlelength=3.5)
     return figure
 
 
@@ -104,6 +112,7 @@ class SkewnessCurve(NamedTuple):
     number: int | None
 
 
+@styled
 def plot_number_of_concepts(
     rows: Sequence[Mapping[str, Any]] = (),
     suggested: int | None = None,
@@ -139,7 +148,7 @@ def plot_number_of_concepts(
         ax = figure.add_subplot(grid[row, len(widths) - columns + column])
         _draw_panel(ax, rows, suggested, name, names)
     characters = int(13 * figure.get_figwidth())
-    figure.suptitle("\n".join(fill(line, characters) for line in lines), fontsize=11)
+    figure.suptitle("\n".join(fill(line, characters) for line in lines), fontsize=HEADING)
     return figure
 
 
@@ -161,7 +170,7 @@ def _draw_skewnesses(ax: Axes, curve: SkewnessCurve) -> None:
     if values.size:
         ax.set_yscale("log")
         ax.set_ylim(0.5 * max(values.min(), 1e-3), 1.6 * values.max())
-        ax.legend(frameon=False, fontsize=8, loc="lower left")
+        ax.legend(loc="lower left")
     _dress(ax, "skewness, sorted", "independent direction")
 
 
@@ -176,16 +185,17 @@ def _draw_panel(
     numbers = np.array([row["number"] for row in rows])
     if suggested is not None:
         ax.axvline(suggested, color=_MARK, linewidth=9, zorder=0)
-    for color, (key, label) in zip((_BLUE, _ORANGE), names.items(), strict=False):
+    looks = ((_BLUE, "o"), (_ORANGE, "s"))
+    for (color, mark), (key, label) in zip(looks, names.items(), strict=False):
         values = np.array([row[key] for row in rows], dtype=float)
         drawn = np.isfinite(values)  # the line skips numbers whose fit failed
-        style: Any = {"color": color, "markersize": 4, "linewidth": 1.6}
-        ax.plot(numbers[drawn], values[drawn], "o-", label=label, **style)
+        style: Any = {"color": color, "marker": mark, "markersize": 4, "linewidth": 1.6}
+        ax.plot(numbers[drawn], values[drawn], label=label, **style)
     for row in rows:
         if row["error"]:
             ax.text(
                 row["number"], 0.02, "failed", transform=ax.get_xaxis_transform(),
-                rotation=90, ha="center", va="bottom", fontsize=8, color=_GUIDE,
+                rotation=90, ha="center", va="bottom", fontsize=SMALL, color=_GUIDE,
             )  # fmt: skip
     ax.set_xlim(numbers.min() - 0.6, numbers.max() + 0.6)
     if "signal_stability" in names:
@@ -197,12 +207,14 @@ def _draw_panel(
         ax.axhline(WELL_CONDITIONED, color=_GUIDE, linewidth=1.0, linestyle=":")
     if "dead" in names:
         ax.set_ylim(-0.05, max(1.0, 1.05 * ax.get_ylim()[1]))
+        ax.yaxis.set_major_locator(MaxNLocator(5, integer=True))
     if "occupancy_median" in names:
         ax.set_ylim(bottom=0.0)
         ax.axhline(1.0, color=_GUIDE, linewidth=1.0, linestyle=":")
-    if len(names) > 1:
-        ax.legend(frameon=False, fontsize=8)
     _dress(ax, title, "number of concepts")
+    if len(names) > 1:  # above the lines, which may be anywhere
+        ax.set_title(title, pad=20)
+        ax.legend(loc="lower center", bbox_to_anchor=(0.5, 0.99), ncols=2)
     if len(numbers) < 12:
         ax.set_xticks(numbers)
 
@@ -210,5 +222,5 @@ def _draw_panel(
 def _dress(ax: Axes, title: str, label: str) -> None:
     """Set title and label of axes whose x values are integers."""
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
-    ax.set_xlabel(label, fontsize=9)
+    ax.set_xlabel(label)
     dress(ax, title)

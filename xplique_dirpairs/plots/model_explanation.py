@@ -1,4 +1,4 @@
-"""Plots of model explanations: classes, confusions, shared concepts, the influence diagram.
+"""Plots of model explanations: classes, confusions, shared concepts.
 
 Crops are uint8 arrays of shape (k, patch, patch, 3), best first; k may be 0.
 """
@@ -11,19 +11,28 @@ from dataclasses import dataclass
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.collections import PatchCollection
 from matplotlib.figure import Figure
-from matplotlib.patches import Circle
-from scipy.cluster.hierarchy import leaves_list, linkage
 
 from xplique_dirpairs.core.types import Array
-from xplique_dirpairs.plots.images import as_picture, draw_picture, framed
-from xplique_dirpairs.plots.layout import Row, RowGrid, Sheet, draw_signed_bars, plain, signed
-from xplique_dirpairs.plots.palette import LOWERS, RAISES, Color
+from xplique_dirpairs.plots.layout import Row, RowGrid, draw_signed_bars, plain, signed
+from xplique_dirpairs.plots.palette import LOWERS, RAISES
+from xplique_dirpairs.plots.style import (
+    HEADING,
+    LABEL,
+    NOTE,
+    SMALL,
+    SMALLEST,
+    SOFT,
+    most_rows,
+    some_of,
+    styled,
+)
 
 #: Lengths in inches: heights of a row with crops and of a row without, widths of a column of names
-#: and of a column of bars, space for a heading.
-_ROW, _THIN, _LABEL, _BARS, _HEADING = 0.62, 0.34, 1.1, 1.75, 0.3
+#: and of a column of bars, the latter also with a long label, space for a heading.
+_ROW, _THIN, _LABEL, _BARS, _LABELLED, _HEADING = 0.62, 0.34, 1.1, 1.75, 2.2, 0.3
+#: Maximum number of concepts that push towards a class, or away from it, in `plot_confusion`.
+MOST_PUSHES = 16
 
 # ------------------------------------------------------------------ a class
 
@@ -61,6 +70,7 @@ class ConceptRow(Row):
     presence_outside: float
 
 
+@styled
 def plot_class_report(
     name: str,
     details: str,
@@ -70,7 +80,8 @@ def plot_class_report(
 ) -> Figure:
     """Draw the concepts that support a class and those that oppose it.
 
-    The columns are crops, contribution, effect and detection rates.
+    The columns are crops, contribution, effect and detection rates. Where there are more concepts
+    than fit, the first ones of both kinds are drawn, and the details say how many.
 
     Parameters
     ----------
@@ -94,6 +105,10 @@ def plot_class_report(
     ValueError
         If there are no concepts.
     """
+    number = len(supporting) + len(opposing)
+    room = most_rows(_ROW + 0.07)
+    supporting = supporting[: max(room - len(opposing), room // 2)]
+    opposing = opposing[: room - len(supporting)]
     rows = [*supporting, *opposing]
     if not rows:
         raise ValueError("supporting and opposing are both empty: give at least one concept")
@@ -103,17 +118,18 @@ def plot_class_report(
     if supporting:
         headings[0] = ("supports the class", RAISES)
     gaps = [_HEADING if k in headings else 0.0 for k in range(len(rows))]
-    widths = [_LABEL, nb_crops * _ROW, _BARS, _BARS, _BARS]
+    widths = [_LABEL, nb_crops * _ROW, _BARS, _LABELLED, _LABELLED]
     grid = RowGrid([_ROW] * len(rows), widths, gaps, above=0.98, below=0.62)
-    grid.title(plain(name), details)
+    note = some_of(len(rows), number, "concepts")
+    grid.title(plain(name), "; ".join(part for part in (details, note) if part))
     words = grid.names(0, rows)
     grid.crops(1, rows, nb_crops)
     for first, (text, color) in headings.items():
         top = grid.tops[first] - 0.08
-        words.text(0.0, top, text, fontsize=9.5, color=color, va="bottom", fontweight="bold")
+        words.text(0.0, top, text, fontsize=LABEL, color=color, va="bottom", fontweight="bold")
     for low, row in zip(grid.tops + grid.heights, rows, strict=True):
         if row.elsewhere and row.crops is not None and len(row.crops):
-            words.text(1.0, low, "from other classes", fontsize=7, color="0.4", ha="right")
+            words.text(1.0, low, "from other classes", fontsize=SMALLEST, color=NOTE, ha="right")
     grid.heading(1, "best crops in the class's images")
     bars = grid.span(2, "contribution", "logits")
     draw_signed_bars(bars, grid.middles, np.array([row.contribution for row in rows]))
@@ -133,11 +149,11 @@ def _draw_rates(ax: Axes, middles: Array, rows: Sequence[ConceptRow]) -> None:
     for middle, row in zip(middles, rows, strict=True):
         ends = [row.presence_outside, row.presence]
         ax.plot(ends, [middle] * 2, color="0.8", linewidth=2, zorder=1)
-        ax.plot(ends[0], middle, "o", color="white", markeredgecolor="0.4", markersize=6, zorder=2)
+        ax.plot(ends[0], middle, "o", color="white", markeredgecolor=NOTE, markersize=6, zorder=2)
         ax.plot(ends[1], middle, "o", color=row.color, markersize=7, zorder=3)
     ax.set_xlim(-0.04, 1.04)
     ax.set_xticks([0.0, 0.5, 1.0], ["0", "50 %", "100 %"])
-    ax.set_xlabel("share of images\n●: of the class, ○: of other classes", fontsize=8)
+    ax.set_xlabel("share of images\n●: of the class, ○: of other classes", fontsize=SMALL)
 
 
 # ------------------------------------------------------------------ a confusion
@@ -166,6 +182,7 @@ class PushRow(Row):
     change: float
 
 
+@styled
 def plot_confusion(
     names: tuple[str, str], details: str, rows: Sequence[PushRow], nb_crops: int = 5
 ) -> Figure:
@@ -225,6 +242,7 @@ class SharedRow(Row):
     classes: Sequence[tuple[str, float]]
 
 
+@styled
 def plot_shared_concepts(
     rows: Sequence[SharedRow], at_least: float, number: int, nb_crops: int = 4
 ) -> Figure:
@@ -233,7 +251,8 @@ def plot_shared_concepts(
     Parameters
     ----------
     rows : sequence of SharedRow
-        Shared concepts; if there are none, the figure holds only a note.
+        Shared concepts, of which as many as fit are drawn; if there are none, the figure holds only
+        a note.
     at_least : float
         Minimum share of a class's contributions for the class to share a concept.
     number : int
@@ -248,8 +267,9 @@ def plot_shared_concepts(
     if not rows:
         figure = plt.figure(figsize=(6.0, 1.0))
         text = f"no concept makes up {at_least:.0%} of the contributions in two classes"
-        figure.text(0.02, 0.5, text, va="center", fontsize=10)
+        figure.text(0.02, 0.5, text, va="center", fontsize=HEADING)
         return figure
+    rows = rows[: most_rows(_ROW + 0.07)]
     grid = RowGrid([_ROW] * len(rows), [_LABEL, nb_crops * _ROW, _LINE], above=0.78, below=0.12)
     shown = "" if number == len(rows) else f"; {len(rows)} of {number} shown"
     grid.title(
@@ -269,7 +289,7 @@ def plot_shared_concepts(
 def _draw_classes(ax: Axes, middle: float, classes: Sequence[tuple[str, float]]) -> None:
     """Write classes in boxes, on at most two lines, and the number of those that do not fit."""
     texts = [f"{plain(name, 20)} {signed(value)}" for name, value in classes]
-    widths = [0.068 * len(text) + 0.24 for text in texts]
+    widths = [0.072 * len(text) + 0.24 for text in texts]
     lines: list[list[tuple[float, int]]] = [[]]
     x = 0.05
     for k, width in enumerate(widths[:_NAMED]):
@@ -285,215 +305,10 @@ def _draw_classes(ax: Axes, middle: float, classes: Sequence[tuple[str, float]])
         for left, k in line:
             color = RAISES if classes[k][1] > 0 else LOWERS
             ax.text(
-                left + 0.1, middle + offset, texts[k], fontsize=8.5, color="white", va="center",
+                left + 0.1, middle + offset, texts[k], fontsize=LABEL, color="white", va="center",
                 bbox={"boxstyle": "round,pad=0.25", "facecolor": color, "edgecolor": "none"},
             )  # fmt: skip
     left_out = len(texts) - sum(map(len, lines))
     if left_out:
         note = f"and {left_out} more"
-        ax.text(x + 0.06, middle + offsets[-1], note, fontsize=8.5, va="center", color="0.3")
-
-
-# ------------------------------------------------------------------ the influence diagram
-
-#: Lengths in inches: maximum width of all columns, maximum and minimum side of a cell.
-_ROOM, _LARGEST, _SMALLEST = 15.0, 0.72, 0.3
-#: Minimum height of a row, in inches.
-_LOWEST_ROW = 0.24
-#: Maximum number of concepts drawn: the strongest ones.
-MOST_CONCEPTS = 50
-#: Saturation of discs that are not significant.
-_PALE = 0.35
-#: Number of classes from which on similar ones are placed next to each other.
-_SORTED_FROM = 9
-#: Height of the legend, in inches.
-_LEGEND = 0.75
-
-
-def plot_influence_diagram(
-    effects: Array,
-    significance: Array,
-    class_names: Sequence[str],
-    concept_names: Sequence[str],
-    crops: Sequence[Array] | None = None,
-    *,
-    colors: Sequence[Color],
-    title: str = "",
-    significant_only: bool = True,
-) -> Figure:
-    """Draw a disc for each influence of a concept (column) on a class (row).
-
-    Columns are sorted by the class that each concept raises most. Concepts without any significant
-    effect are left out, and their number is reported. From nine classes on, rows are sorted by
-    similarity.
-
-    Parameters
-    ----------
-    effects : ndarray of shape (I, K)
-        Effect on the class's centred logit; NaN if it was not measured.
-    significance : ndarray of shape (I, K), int
-        2: significant after correction for multiple tests (a disc), 1: only before it (a ring), 0:
-        not significant, −1: not tested (both not drawn).
-    class_names : sequence of K str
-        Names of the classes.
-    concept_names : sequence of I str
-        Names of the concepts.
-    crops : sequence of I ndarray of shape (k, patch, patch, 3), optional
-        Best crops of each concept, drawn above its column.
-    colors : sequence of I (float, float, float)
-        Colours of the concepts.
-    title : str, default=""
-        Title of the figure.
-    significant_only : bool, default=True
-        If False, effects that are not significant, or not tested, are drawn as pale discs.
-
-    Returns
-    -------
-    figure : Figure
-    """
-    shown = (significance > 0) | (not significant_only)
-    marked = np.where(shown, np.nan_to_num(effects), 0.0)
-    columns, beyond = _strongest(marked)
-    rows = _similar_side_by_side(marked[columns])
-    columns = _in_order_of_classes(marked, columns, rows)
-    values, grades = marked[columns][:, rows].T, significance[columns][:, rows].T
-    figure, ax = _draw_diagram(
-        values,
-        grades,
-        [plain(class_names[k]) for k in rows],
-        [plain(concept_names[i], 18) for i in columns],
-        [colors[i] for i in columns],
-        None if crops is None else [crops[i] for i in columns],
-        title,
-    )
-    notes = []
-    if ((grades < 1) & (values != 0)).any():
-        notes.append("pale: not significant, or not tested")
-    tested = (significance >= 0).any(axis=1)
-    left_out = int((tested & ~marked.any(axis=1)).sum())
-    if left_out:
-        notes.append(f"{left_out} concepts are significant for no tested class")
-    if tested.any() and not tested.all():
-        notes.append(f"{int((~tested).sum())} concepts were not tested")
-    if beyond:
-        notes.append(f"{beyond} weaker concepts are left out")
-    _draw_legend(figure, values, "; ".join(notes))
-    if not len(columns):
-        middle = ax.get_ylim()[0] / 2
-        nothing = "no effect is significant" if tested.any() else "nothing was tested"
-        ax.text(0.0, middle, f"  {nothing}", va="center", color="0.4")
-    return figure
-
-
-def _strongest(marked: Array) -> tuple[Array, int]:
-    """Return up to `MOST_CONCEPTS` concepts with marks, and the number of those left out."""
-    strength = np.abs(marked).max(axis=1)
-    order = np.argsort(-strength, kind="stable")
-    order = order[strength[order] > 0]
-    return np.sort(order[:MOST_CONCEPTS]), max(0, len(order) - MOST_CONCEPTS)
-
-
-def _similar_side_by_side(marked: Array) -> Array:
-    """Return the order of the classes (K,): unchanged or, if they are many, by similarity."""
-    number = marked.shape[1]
-    if number < _SORTED_FROM or not marked.any():
-        return np.arange(number)
-    return np.asarray(leaves_list(linkage(marked.T, "average", optimal_ordering=True)))
-
-
-def _in_order_of_classes(marked: Array, columns: Array, rows: Array) -> Array:
-    """Sort columns by the class that each raises most; those that only lower classes are last."""
-    if not len(columns):
-        return columns
-    ordered = marked[columns][:, rows]
-    helps = ordered.max(axis=1)
-    group = np.where(helps > 0, ordered.argmax(axis=1), len(rows) + ordered.argmin(axis=1))
-    strength = np.where(helps > 0, helps, -ordered.min(axis=1))
-    return np.asarray(columns[np.lexsort((-strength, group))])
-
-
-def _draw_diagram(
-    values: Array,
-    grades: Array,
-    classes: list[str],
-    concepts: list[str],
-    colors: list[Color],
-    crops: list[Array] | None,
-    title: str,
-) -> tuple[Figure, Axes]:
-    """Draw discs, names and crops; return the figure and the axes of the discs."""
-    across, down = max(1, len(concepts)), len(classes)
-    cell = min(_LARGEST, max(_SMALLEST, _ROOM / across))
-    row = max(_LOWEST_ROW, min(cell, 14.0 / down))
-    size = 9.0 if row >= 0.28 else 8.0
-    per_column = 3 if across <= 16 else 2 if across <= 30 else 1
-    if not crops:
-        per_column = 0
-    left = 0.25 + 0.0085 * size * max(map(len, classes))
-    upright = all(0.0087 * size * len(name) < cell for name in concepts)
-    names = 0.22 if upright else 0.12 + 0.0085 * size * max(map(len, concepts))
-    above = (0.4 if title else 0.12) + per_column * cell * 0.94 + names
-    page = Sheet(max(left + cell * across + 0.25, left + 4.6), above + row * down + _LEGEND)
-    ax = page.axes(left, above, cell * across, row * down)
-    ax.set_xlim(0, cell * across)
-    ax.set_ylim(row * down, 0)
-    _draw_discs(ax, values, grades, cell, row)
-    ax.set_yticks(row * (np.arange(down) + 0.5), classes, fontsize=size)
-    ax.tick_params(length=0)
-    ax.set_xticks([])
-    ax.spines[:].set_visible(False)
-    for k, name in enumerate(concepts):
-        page.text(
-            left + cell * (k + 0.5), above - 0.06, name, fontsize=size, color=colors[k],
-            fontweight="bold", ha="center", va="bottom", rotation=0 if upright else 90,
-        )  # fmt: skip
-        for j, crop in enumerate(crops[k][:per_column] if crops else ()):
-            top = above - names - (per_column - 1 - j) * cell * 0.94 - 0.9 * cell
-            picture = page.axes(left + cell * (k + 0.03), top, 0.94 * cell, 0.9 * cell)
-            border = max(1, crop.shape[0] // 20)
-            draw_picture(picture, framed(as_picture(crop), colors[k], border))
-    page.text(0.12, 0.1, title, fontsize=12, fontweight="bold", va="top")
-    return page.figure, ax
-
-
-def _draw_discs(ax: Axes, values: Array, grades: Array, cell: float, row: float) -> None:
-    """Draw discs whose areas are proportional to |values|; cells are ``cell`` × ``row`` inches."""
-    down, across = values.shape
-    for k in range(down):
-        ax.axhspan(k * row, (k + 1) * row, color="0.955" if k % 2 else "0.985", linewidth=0)
-    for j in range(1, across):
-        ax.axvline(j * cell, color="white", linewidth=1.2)
-    largest = np.abs(values).max(initial=0.0) or 1.0
-    half = 0.47 * min(cell, row)
-    discs = []
-    for k, j in np.argwhere(values):
-        color, grade = RAISES if values[k, j] > 0 else LOWERS, grades[k, j]
-        least = 0.22 if grade > 0 else 0.05
-        radius = half * max(least, float(np.sqrt(abs(values[k, j]) / largest)))
-        line = min(1.6, 16 * radius) if grade == 1 else 0.0
-        if grade < 1:
-            red, green, blue = (1.0 - _PALE * (1.0 - part) for part in color)
-            color = red, green, blue
-        inside = (1.0, 1.0, 1.0) if grade == 1 else color
-        place = ((j + 0.5) * cell, (k + 0.5) * row)
-        style = {"facecolor": inside, "edgecolor": color, "linewidth": line}
-        discs.append(Circle(place, radius - line / 144, **style))
-    ax.add_collection(PatchCollection(discs, match_original=True, zorder=2))
-
-
-def _draw_legend(figure: Figure, values: Array, notes: str) -> None:
-    """Draw the meaning of the discs and the scale of their areas below the diagram."""
-    width, height = figure.get_size_inches()
-    ax = figure.add_axes((0.12 / width, 0.08 / height, 4.4 / width, 0.56 / height))
-    ax.set_xlim(0, 4.4)
-    ax.set_ylim(0, 0.56)
-    ax.set_axis_off()
-    marks = ((0.1, RAISES, RAISES, "raises"), (0.75, LOWERS, LOWERS, "lowers"),
-             (1.4, "white", "0.3", "significant before correction only"))  # fmt: skip
-    for x, inside, edge, text in marks:
-        ax.add_patch(Circle((x, 0.45), 0.07, facecolor=inside, edgecolor=edge, linewidth=1.3))
-        ax.text(x + 0.13, 0.45, text, va="center", fontsize=8)
-    largest = np.abs(values).max(initial=0.0)
-    scale = f"area: |effect on the centred logit|, up to {largest:.2g}" if largest else ""
-    ax.text(0.02, 0.25, scale, va="center", fontsize=8, color="0.25")
-    ax.text(0.02, 0.07, notes, va="center", fontsize=8, color="0.25")
+        ax.text(x + 0.06, middle + offsets[-1], note, fontsize=LABEL, va="center", color=SOFT)

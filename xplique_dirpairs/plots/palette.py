@@ -17,6 +17,8 @@ Color = tuple[float, float, float]
 RAISES, LOWERS = (0.70, 0.09, 0.17), (0.13, 0.40, 0.67)
 #: Colour of rows that are not a single concept: the remaining concepts together, the residual.
 GREY = (0.35, 0.35, 0.35)
+#: Minimum contrast of a text with the white behind it.
+_READABLE = 4.5
 
 #: The first colours, based on Okabe and Ito (2008). They are fully saturated, so that Xplique's
 #: colour maps, which saturate colours, leave them unchanged.
@@ -68,6 +70,30 @@ def concept_colors(number: int) -> list[Color]:
     """
     colors = _ordered_colors()
     return [colors[i % len(colors)] for i in range(number)]
+
+
+def readable(color: Color) -> Color:
+    """Return a colour, darkened until text in it is readable on white: a contrast of 4.5 to 1.
+
+    This contrast, of relative luminances, is that of the Web Content Accessibility Guidelines.
+    """
+    red, green, blue = color
+    while _contrast_with_white((red, green, blue)) < _READABLE:
+        red, green, blue = 0.95 * red, 0.95 * green, 0.95 * blue
+    return red, green, blue
+
+
+def bright(color: Color) -> Color:
+    """Return a colour lightened so that its outline is visible on a darkened picture."""
+    hue, light, saturation = colorsys.rgb_to_hls(*color)
+    return colorsys.hls_to_rgb(hue, max(light, 0.65), saturation)
+
+
+def _contrast_with_white(color: Color) -> float:
+    """Return 1.05 / (luminance + 0.05), from 1 for white to 21 for black."""
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in color]
+    luminance = 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+    return 1.05 / (luminance + 0.05)
 
 
 def line_color(cmap: Colormap) -> Color:

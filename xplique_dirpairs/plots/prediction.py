@@ -16,12 +16,15 @@ from xplique_dirpairs.core.geometry import upsample
 from xplique_dirpairs.core.types import Array
 from xplique_dirpairs.plots.images import draw_lit, draw_note, draw_picture
 from xplique_dirpairs.plots.layout import Row, RowGrid, draw_signed_bars, label_bars, plain
-from xplique_dirpairs.plots.palette import Color, concept_colors, signed_colors
+from xplique_dirpairs.plots.palette import LOWERS, Color, concept_colors, signed_colors
+from xplique_dirpairs.plots.style import HATCHES, LABEL, SMALL, SOFT, styled
 
 _SIGNED = "RdBu_r"
 #: Lengths in inches: heights of a row with maps and of a row without, widths of a column of names
 #: and of a column of bars, height of a row in the list of classes.
 _ROW, _THIN, _LABEL, _BARS, _CLASS = 1.05, 0.36, 1.1, 3.4, 0.27
+#: Maximum numbers of concepts with maps in a figure, and of concepts in a waterfall alone.
+MOST_WITH_MAPS, MOST_BARS = 20, 60
 #: Colour of the last bar of a waterfall, the residual.
 _LAST = (0.45, 0.45, 0.45)
 #: Colours of the two images of a comparison.
@@ -49,6 +52,7 @@ class PredictionRow(Row):
     contributions: Array | None = None
 
 
+@styled
 def plot_prediction(
     picture: Array,
     likeliest: Sequence[tuple[str, float]],
@@ -110,6 +114,7 @@ def plot_prediction(
     return grid.figure
 
 
+@styled
 def plot_waterfall(score_name: str, score: float, rows: Sequence[PredictionRow]) -> Figure:
     """Draw a waterfall of contributions, from the last row (the residual) up to the score.
 
@@ -144,11 +149,14 @@ def _draw_presence(ax: Axes, picture: Array, presence: Array, color: Color) -> N
     largest = float(presence.max())
     draw_lit(ax, picture, presence / max(largest, 1e-12), color)
     if largest <= 0:
-        draw_note(ax, "not\ndetected", fontsize=8, color="white")
+        draw_note(ax, "not\ndetected", fontsize=SMALL, color="white")
 
 
 def _draw_contributions(ax: Axes, picture: Array, values: Array, limit: float) -> None:
-    """Draw values over a pale grey image: red above 0, blue below, most saturated at ±limit."""
+    """Draw values over a pale grey image: red above 0, blue below, most saturated at ±limit.
+
+    Dashed outlines are around values below −limit / 3.
+    """
     grey = np.repeat(picture.mean(axis=-1, keepdims=True), 3, axis=-1)
     draw_picture(ax, 0.45 + 0.5 * grey)
     shown = upsample(values[..., None].astype(np.float32), picture.shape[:2])[..., 0]
@@ -156,6 +164,8 @@ def _draw_contributions(ax: Axes, picture: Array, values: Array, limit: float) -
     share = np.clip(np.abs(shown) / limit, 0.0, 1.0)
     alpha = np.clip(1.4 * share**0.7, 0.0, 0.9)
     ax.imshow(shown, cmap=_SIGNED, norm=Normalize(-limit, limit), alpha=alpha)
+    if shown.min() < -limit / 3 < shown.max():
+        ax.contour(shown, levels=[-limit / 3], colors=[LOWERS], linewidths=0.9, linestyles="dashed")
 
 
 def _draw_likeliest(ax: Axes, likeliest: Sequence[tuple[str, float]]) -> None:
@@ -164,8 +174,8 @@ def _draw_likeliest(ax: Axes, likeliest: Sequence[tuple[str, float]]) -> None:
     values = np.array([probability for _, probability in likeliest])
     ax.barh(places, values, height=0.8, color=["0.6"] + ["0.85"] * (len(values) - 1))
     for place, (name, probability) in enumerate(likeliest):
-        ax.text(0.02, place, plain(name, 26), va="center", fontsize=8.5)
-        ax.text(1.0, place, f"{probability:.0%}", va="center", ha="right", fontsize=8.5)
+        ax.text(0.02, place, plain(name, 26), va="center", fontsize=LABEL)
+        ax.text(1.0, place, f"{probability:.0%}", va="center", ha="right", fontsize=LABEL)
     ax.set_xlim(0.0, 1.0)
     ax.set_ylim(len(values) - 0.5, -0.5)
     ax.set_axis_off()
@@ -180,8 +190,8 @@ def _draw_waterfall(ax: Axes, middles: Array, rows: Sequence[PredictionRow]) -> 
     ax.barh(middles, values, left=starts, height=0.26, color=colors)
     for k in range(len(rows) - 1):
         ax.plot([starts[k]] * 2, middles[k : k + 2], color="0.6", linewidth=0.8, zorder=0)
-    ax.axvline(0.0, color="0.3", linewidth=0.8)
-    ax.plot([ends[0]] * 2, [0.0, middles[0]], color="0.3", linewidth=0.8, linestyle=":")
+    ax.axvline(0.0, color=SOFT, linewidth=0.8)
+    ax.plot([ends[0]] * 2, [0.0, middles[0]], color=SOFT, linewidth=0.8, linestyle=":")
     label_bars(ax, middles, np.minimum(starts, ends), np.maximum(starts, ends), values)
 
 
@@ -196,8 +206,8 @@ def _draw_scale(grid: RowGrid, column: int, limit: float) -> None:
     colors = ScalarMappable(Normalize(-limit, limit), _SIGNED)
     bar = grid.figure.colorbar(colors, cax=ax, orientation="horizontal")
     bar.set_ticks([-limit, 0.0, limit], labels=[f"−{limit:.2g}", "0", f"{limit:.2g}"])
-    ax.tick_params(labelsize=7.5, length=2)
-    ax.set_xlabel("logits per position", fontsize=8)
+    ax.tick_params(labelsize=SMALL, length=2)
+    ax.set_xlabel("logits per position\n(dashed: negative)", fontsize=SMALL)
 
 
 @dataclass(frozen=True, eq=False)
@@ -218,6 +228,7 @@ class ComparisonRow(Row):
     maps: tuple[Array, Array] | None = None
 
 
+@styled
 def plot_two_predictions(
     pictures: tuple[Array, Array],
     score_name: str,
@@ -250,7 +261,7 @@ def plot_two_predictions(
     wide = max(picture.shape[1] / picture.shape[0] for picture in pictures)
     heights = [1.9] + [_THIN if row.maps is None else _ROW for row in rows]
     widths = [_LABEL, _crops_width(rows, nb_crops), 1.9 * wide, 1.9 * wide, 2.3, 2.0]
-    grid = RowGrid(heights, widths, above=0.98, below=0.6)
+    grid = RowGrid(heights, widths, above=0.98, below=0.75)
     grid.title(score_name, f"{scores[0]:.2f} in the first image, {scores[1]:.2f} in the second")
     middles = grid.middles[1:]
     grid.names(0, rows)
@@ -262,14 +273,23 @@ def plot_two_predictions(
         for k, row in enumerate(rows, start=1):
             if row.maps is not None:
                 _draw_contributions(grid.cell(k, 2 + j), pictures[j], row.maps[j], limit)
+    if limit:
+        _draw_scale(grid, 2, limit)
     values = np.array([row.values for row in rows])
     ax = grid.span(4, "contribution in each", "logits")
     for j, (color, offset) in enumerate(((_FIRST, -0.085), (_SECOND, 0.085))):
-        ax.barh(middles + offset, values[:, j], height=0.15, color=color)
-    ax.axvline(0.0, color="0.3", linewidth=0.8)
+        hatch = HATCHES[1] if j else ""
+        ax.barh(
+            middles + offset, values[:, j], height=0.15, color=color, hatch=hatch,
+            edgecolor="white", linewidth=0.0,
+        )  # fmt: skip
+    ax.axvline(0.0, color=SOFT, linewidth=0.8)
     ax.legend(
-        handles=[Patch(color=_FIRST, label="first"), Patch(color=_SECOND, label="second")],
-        fontsize=8, loc="upper left", facecolor="white", edgecolor="none", framealpha=1.0,
+        handles=[
+            Patch(facecolor=_FIRST, edgecolor="white", label="first"),
+            Patch(facecolor=_SECOND, edgecolor="white", hatch=HATCHES[1], label="second"),
+        ],
+        loc="upper left", frameon=True, facecolor="white", edgecolor="none", framealpha=1.0,
     )  # fmt: skip
     ax = grid.span(5, "first − second", "logits")
     draw_signed_bars(ax, middles, values[:, 0] - values[:, 1])

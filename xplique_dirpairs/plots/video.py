@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -11,8 +12,13 @@ from matplotlib.figure import Figure
 from xplique_dirpairs.core.types import Array
 from xplique_dirpairs.plots.layout import dress, plain
 from xplique_dirpairs.plots.palette import concept_colors
+from xplique_dirpairs.plots.style import HATCHES, different, most_rows, some_of, styled
+
+#: Height of a row, in inches.
+_ROW = 0.24
 
 
+@styled
 def plot_shares(
     title: str, names: Sequence[str], shares: Mapping[str, Array], errors: Mapping[str, Array]
 ) -> Figure:
@@ -33,25 +39,31 @@ def plot_shares(
     Returns
     -------
     figure : Figure
+        As many units as fit have a row, the first ones; the title says so.
     """
-    rows = np.arange(len(names))
-    figure, ax = plt.subplots(figsize=(7.2, 1.6 + 0.24 * len(names)), layout="constrained")
-    left = np.zeros(len(names))
-    for color, (label, values) in zip(concept_colors(len(shares)), shares.items(), strict=True):
-        width = np.clip(np.nan_to_num(values), 0.0, None)
-        ax.barh(rows, width, left=left, color=color, height=0.7, label=label)
-        known = np.isfinite(errors[label]) & (width > 0)
+    number = min(len(names), most_rows(_ROW))
+    note = some_of(number, len(names), "concepts")
+    rows = np.arange(number)
+    figure, ax = plt.subplots(figsize=(7.2, 1.6 + _ROW * number), layout="constrained")
+    left = np.zeros(number)
+    looks = zip(concept_colors(len(shares)), different(HATCHES, len(shares)), strict=True)
+    for (color, hatch), (label, values) in zip(looks, shares.items(), strict=True):
+        width = np.clip(np.nan_to_num(values[:number]), 0.0, None)
+        style: Any = {"color": color, "hatch": hatch, "edgecolor": "white", "linewidth": 0.0}
+        ax.barh(rows, width, left=left, height=0.7, label=label, **style)
+        error = errors[label][:number]
+        known = np.isfinite(error) & (width > 0)
         ax.errorbar(
-            (left + width)[known], rows[known], xerr=errors[label][known], fmt="none",
+            (left + width)[known], rows[known], xerr=error[known], fmt="none",
             ecolor="0.15", elinewidth=0.9, capsize=0,
         )  # fmt: skip
         left = left + width
-    ax.set_yticks(rows, [plain(name) for name in names], fontsize=8)
-    ax.set_ylim(len(names) - 0.4, -0.6)
+    ax.set_yticks(rows, [plain(name) for name in names[:number]])
+    ax.set_ylim(number - 0.4, -0.6)
     ax.set_xlim(0.0, max(1.0, float(left.max(initial=0.0)) + 0.05))
-    ax.set_xlabel("share of the variance over clips (line: standard error)", fontsize=8)
-    figure.legend(fontsize=8, frameon=False, loc="outside upper right", ncols=len(shares))
-    dress(ax, title)
+    ax.set_xlabel("share of the variance over clips (line: standard error)")
+    figure.legend(loc="outside upper right", ncols=len(shares))
+    dress(ax, "; ".join(part for part in (plain(title, 80), note) if part))
     return figure
 
 
