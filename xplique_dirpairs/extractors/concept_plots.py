@@ -111,7 +111,7 @@ class ConceptPlots(ChecksFit):
             Maximum number of crops of a concept.
         nb_most_important_concepts : int, optional
             Number of concepts that have a row, the most important ones. None: all. Rows of many
-            concepts are lower; of more than fit, the first ones are drawn, and a note says so.
+            concepts are lower, and side by side; a note says so if they still do not fit.
         verbose : bool, default=False
             Whether to print the importances of these concepts.
 

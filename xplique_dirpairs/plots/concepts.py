@@ -143,22 +143,26 @@ def draw_importances(
 def plot_crop_rows(concepts: Sequence[RankedConcept], number_of_crops: int) -> Figure:
     """Draw a row of up to ``number_of_crops`` best crops for each concept.
 
-    Crops are smaller where there are many concepts; those that do not fit are left out, and a note
-    says how many are drawn.
+    Rows of many concepts are lower, and then in two blocks side by side; concepts that still do not
+    fit are left out, and a note says how many are drawn.
     """
     columns = min(number_of_crops, CROPS_PER_LINE)
     lines = ceil(number_of_crops / columns)
-    room = TALLEST / (len(concepts) * (lines + 0.12))
-    side = min(_LARGEST_CROP, max(_SMALLEST_CROP, room))
-    height = side * lines + 0.12
-    shown = concepts[: most_rows(height)]
+    most = most_rows(_SMALLEST_CROP * lines + 0.12)
+    blocks = 1 if len(concepts) <= most else 2
+    shown = concepts[: most * blocks]
+    rows = ceil(len(shown) / blocks)
+    side = min(_LARGEST_CROP, (TALLEST / rows - 0.12) / lines) if rows > 1 else _LARGEST_CROP
+    height, width = side * lines + 0.12, 1.3 + columns * side
     note = some_of(len(shown), len(concepts), "concepts")
-    sheet = Sheet(1.3 + columns * side, len(shown) * height + (0.3 if note else 0.0))
-    for row, concept in enumerate(shown):
-        ax = sheet.axes(1.2, row * height + 0.06, columns * side, lines * side)
+    sheet = Sheet(width * blocks, rows * height + (0.3 if note else 0.0))
+    for k, concept in enumerate(shown):
+        block, row = divmod(k, rows)
+        left, top = block * width, row * height
+        ax = sheet.axes(left + 1.2, top + 0.06, columns * side, lines * side)
         draw_crop_sheet(ax, concept.crops, columns, lines, concept.color, anchor="W")
         sheet.text(
-            1.08, (row + 0.5) * height, f"concept {concept.number}\n{concept.importance:.3f}",
+            left + 1.08, top + height / 2, f"concept {concept.number}\n{concept.importance:.3f}",
             ha="right", va="center", fontsize=HEADING, color=readable(concept.color),
             fontweight="bold",
         )  # fmt: skip

@@ -12,6 +12,7 @@ from matplotlib.offsetbox import AnnotationBbox, OffsetImage
 from xplique_dirpairs.core.types import Array
 from xplique_dirpairs.plots.layout import plain
 from xplique_dirpairs.plots.palette import GREY, LOWERS, RAISES
+from xplique_dirpairs.plots.style import LABEL, SMALLEST, styled
 
 #: Width of a column and height of a row, in inches.
 _COLUMN, _ROW = 2.6, 1.15
@@ -21,6 +22,7 @@ _CROP = 0.8
 _WIDEST = 5.0
 
 
+@styled
 def plot_suppression(
     names: Sequence[str],
     predicted: Sequence[Array],
@@ -51,10 +53,11 @@ def plot_suppression(
         ax.plot(ends, ends, color=GREY, linewidth=0.8, linestyle=":")
         ax.scatter(x.ravel(), y.ravel(), s=8, color=RAISES, alpha=0.5)
         ax.set(xlabel="predicted change", ylabel="measured change")
-        ax.set_title(f"{plain(name)}: r = {r:.2f}", fontsize=9)
+        ax.set_title(f"{plain(name)}: r = {r:.2f}", fontsize=LABEL)
     return figure
 
 
+@styled
 def plot_connectome(
     headings: Sequence[str],
     columns: Sequence[Sequence[tuple[str, Array | None]]],
@@ -98,10 +101,12 @@ def plot_connectome(
                 zorder=1,
             )
     for n, (heading, column) in enumerate(zip(headings, columns, strict=True)):
-        ax.text(n, -0.25, plain(heading), ha="center", va="bottom", fontweight="bold", fontsize=9)
+        ax.text(
+            n, -0.25, plain(heading), ha="center", va="bottom", fontweight="bold", fontsize=LABEL
+        )
         for (name, crop), y in zip(column, places[n], strict=True):
             if crop is None:
-                ax.text(n, y, plain(name), ha="center", va="center", fontsize=9)
+                ax.text(n, y, plain(name), ha="center", va="center", fontsize=LABEL)
                 continue
             picture = np.repeat(crop, 3, axis=-1) if crop.shape[-1] == 1 else crop[..., :3]
             image = OffsetImage(picture, zoom=72 * _CROP / max(crop.shape[0], 1))
@@ -109,10 +114,10 @@ def plot_connectome(
             ax.add_artist(
                 AnnotationBbox(image, (n, y), frameon=True, pad=0.1, bboxprops={"edgecolor": GREY})
             )
-            ax.text(n, y + 0.46, plain(name), ha="center", va="top", fontsize=7)
+            ax.text(n, y + 0.46, plain(name), ha="center", va="top", fontsize=SMALLEST)
     for color, style, label in ((RAISES, "-", "raises"), (LOWERS, "--", "lowers")):
         ax.plot([], [], color=color, linestyle=style, label=label)
-    ax.legend(loc="lower right", ncols=2, frameon=False, fontsize=8, bbox_to_anchor=(1.0, -0.06))
+    ax.legend(loc="lower right", ncols=2, bbox_to_anchor=(1.0, -0.06))
     ax.set(xlim=(-0.5, len(columns) - 0.5), ylim=(rows + 0.1, -0.5))
     ax.set_axis_off()
     return figure

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from xplique_dirpairs.core.types import Array
 from xplique_dirpairs.plots.layout import dress, plain
 from xplique_dirpairs.plots.palette import concept_colors
-from xplique_dirpairs.plots.style import HATCHES, different, most_rows, some_of, styled
+from xplique_dirpairs.plots.style import HATCHES, MARKERS, different, most_rows, some_of, styled
 
 #: Height of a row, in inches.
 _ROW = 0.24
@@ -67,6 +67,7 @@ def plot_shares(
     return figure
 
 
+@styled
 def plot_removal(
     title: str, removed: Array, performance: Mapping[str, Array], areas: Mapping[str, float]
 ) -> Figure:
@@ -88,14 +89,14 @@ def plot_removal(
     figure : Figure
     """
     figure, ax = plt.subplots(figsize=(5.2, 3.8), layout="constrained")
-    colors = concept_colors(len(performance))
-    for color, (label, values) in zip(colors, performance.items(), strict=True):
-        ax.plot(
-            removed, values, "o-", color=color, markersize=3, label=f"{label}: {areas[label]:.2f}"
-        )
+    number = len(performance)
+    looks = zip(concept_colors(number), different(MARKERS, number), strict=True)
+    for (color, mark), (label, values) in zip(looks, performance.items(), strict=True):
+        style: Any = {"color": color, "marker": mark, "markersize": 4}
+        ax.plot(removed, values, **style, label=f"{label}: {areas[label]:.2f}")
     ax.set_xlim(0.0, 1.0)
-    ax.set_xlabel("share of the concepts that are removed", fontsize=8)
-    ax.set_ylabel("performance", fontsize=8)
-    ax.legend(fontsize=8, frameon=False, title="area under the curve", title_fontsize=8)
+    ax.set_xlabel("share of the concepts that are removed")
+    ax.set_ylabel("performance")
+    ax.legend(title="area under the curve")
     dress(ax, title)
     return figure
