@@ -2,6 +2,7 @@
 
 import importlib
 import re
+import warnings
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -114,3 +115,19 @@ def test_the_code_on_position_runs():
     maker, shape, layer = NETWORKS["conv_gap"]
     names = {"model": maker(shape), "layer": layer, "pairs": make_pairs(8, 3)}
     exec(block, names | {"images": make_images(6, shape), "print": lambda *shown: None})
+
+
+def test_the_code_on_the_connectome_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    text = (DOCS / "connectome.md").read_text(encoding="utf-8")
+    (block,) = re.findall(
+        r"<!-- test: connectome -->\n```python\n(.*?)```\n", text, flags=re.DOTALL
+    )
+    maker, shape, upper = NETWORKS["conv_gap"]
+    model = maker(shape)
+    order = [layer.name for layer in model.layers]
+    names = {"model": model, "upper": upper, "lower": order[order.index(upper) - 1]}
+    names |= {"images": make_images(12, shape), "other_images": make_images(6, shape, seed=1)}
+    warnings.simplefilter("ignore")  # few images, of noise
+    exec(block.replace(": 8", ": 3"), names | {"print": lambda *shown: None})
+    assert (tmp_path / "connectome.npz").exists()

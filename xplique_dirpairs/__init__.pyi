@@ -7,8 +7,15 @@ from .comparison.compare import compare as compare
 from .comparison.result import Comparison as Comparison
 from .connectome.build import EdgeSettings as EdgeSettings
 from .connectome.build import build_connectome as build_connectome
+from .connectome.diagnose import Diagnosis as Diagnosis
+from .connectome.diagnose import diagnose_prediction as diagnose_prediction
+from .connectome.divide import Segments as Segments
+from .connectome.divide import divide_images as divide_images
+from .connectome.itcav import itcav as itcav
 from .connectome.result import ConceptPath as ConceptPath
 from .connectome.result import Connectome as Connectome
+from .connectome.segment_concepts import SegmentConcepts as SegmentConcepts
+from .connectome.segment_concepts import segment_concepts as segment_concepts
 from .connectome.suppression import SuppressionTest as SuppressionTest
 from .connectome.suppression import suppression_test as suppression_test
 from .data.alignment import align_positions as align_positions

@@ -15,7 +15,7 @@ from xplique.concepts import CraftTf
 
 from xplique_dirpairs.commands.compare import SeededCraft, compare_extractors
 from xplique_dirpairs.commands.console import Console
-from xplique_dirpairs.commands.options import EXTRACTORS
+from xplique_dirpairs.commands.option_values import EXTRACTORS
 from xplique_dirpairs.commands.subject import number_of_concepts
 from xplique_dirpairs.comparison.result import Comparison
 from xplique_dirpairs.extractors.craft import DirectionPairsTf

@@ -93,6 +93,15 @@ def test_leaving_out_an_object_changes_exactly_the_pixels_of_its_mask(few):
             np.testing.assert_array_equal(rest.masks[category][~mask], outside)
 
 
+def test_leaving_out_a_part_changes_only_the_pixels_of_its_mask(few):
+    for name in ("wheel", "canopy", "window"):
+        rest = annotated_scenes(64, seed=8, without=[name])
+        changed = (rest.images != few.images).any(axis=-1)
+        assert changed.any()
+        assert not (changed & ~mask_of(few, "part", name)).any()
+        assert not mask_of(rest, "part", name).any()
+
+
 def test_several_objects_can_be_left_out_together(few):
     both = annotated_scenes(64, seed=8, without=["house", "tree"])
     for name in ("house", "tree"):
@@ -286,7 +295,7 @@ def test_invalid_arguments_are_refused():
         annotated_scenes(3, seed=-1)
     with pytest.raises(TypeError, match=r"without must be a collection of names, .* not 'tree'"):
         annotated_scenes(3, without="tree")
-    with pytest.raises(ValueError, match=r"unknown objects \['trees'\]; choose from \['sky'"):
+    with pytest.raises(ValueError, match=r"unknown objects or parts \['trees'\]; choose"):
         annotated_scenes(3, without=["trees"])
 
 

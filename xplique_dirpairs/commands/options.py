@@ -1,4 +1,4 @@
-"""The commands of the command line, their options, and parsers of the values of options.
+"""The commands of the command line and their options.
 
 Each command is a function that returns its options; its docstring is the help of the command.
 Nothing here imports numpy or TensorFlow, so that help is shown without delay.
@@ -6,79 +6,19 @@ Nothing here imports numpy or TensorFlow, so that help is shown without delay.
 
 from __future__ import annotations
 
-from argparse import ArgumentTypeError
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeAlias
 
-#: Names of the extractors on the command line; the first one stands for the direction pairs.
-EXTRACTORS = (
-    "pairs", "CRAFT", "PCA", "FastICA", "K-Means", "NMF", "semi-NMF", "convex NMF",
-    "dictionary learning", "TopK SAE", "A-SAE", "RA-SAE",
-)  # fmt: skip
-
-
-# -------------------------------------------------------------------- values
-
-
-def whole_number(minimum: int, maximum: int | None = None) -> Callable[[str], int]:
-    """Return a parser of whole numbers from ``minimum`` to ``maximum`` (None: without limit)."""
-
-    def parse(text: str) -> int:
-        try:
-            number = int(text)
-        except ValueError as error:
-            raise ArgumentTypeError(f"must be a whole number, not {text!r}") from error
-        if number < minimum or (maximum is not None and number > maximum):
-            bounds = f"{minimum} or more" if maximum is None else f"from {minimum} to {maximum}"
-            raise ArgumentTypeError(f"must be {bounds}, not {number}")
-        return number
-
-    return parse
-
-
-def number_of_concepts(text: str) -> int | str:
-    """Parse a positive number of concepts; "auto" is returned as it is."""
-    return text if text == "auto" else whole_number(1)(text)
-
-
-def size(text: str) -> tuple[int, int]:
-    """Parse "N" or "HxW", in pixels; return (height, width)."""
-    sides = [whole_number(1)(part) for part in text.lower().split("x")]
-    if len(sides) > 2:
-        raise ArgumentTypeError(f"must be N or HxW, not {text!r}")
-    return sides[0], sides[-1]
-
-
-def share(text: str) -> float:
-    """Parse a share in [0, 1)."""
-    value = float(text)
-    if not 0 <= value < 1:
-        raise ArgumentTypeError(f"must be at least 0 and below 1, not {text}")
-    return value
-
-
-def strength(text: str) -> float:
-    """Parse a finite, positive number."""
-    value = float(text)
-    if not 0 < value < float("inf"):
-        raise ArgumentTypeError(f"must be a finite number above 0, not {text}")
-    return value
-
-
-def extractor(text: str) -> str:
-    """Return the name in `EXTRACTORS`; case, spaces and hyphens of the text are ignored."""
-    wanted = _letters(text)
-    for name in EXTRACTORS:
-        if wanted in (_letters(name), _letters(name.removesuffix(" SAE"))):
-            return name
-    raise ArgumentTypeError(f"there is no extractor {text!r}; choose from {', '.join(EXTRACTORS)}")
-
-
-def _letters(name: str) -> str:
-    """Return the letters and digits of a name, in lower case."""
-    return "".join(c for c in name.casefold() if c.isalnum())
-
+from xplique_dirpairs.commands.option_values import (
+    EXTRACTORS,
+    extractor,
+    number_of_concepts,
+    share,
+    size,
+    strength,
+    whole_number,
+)
 
 # -------------------------------------------------------------------- options
 
@@ -476,7 +416,57 @@ def match() -> Options:
     )
 
 
+def connectome() -> Options:
+    r"""Show which concepts of a layer make those of the next, and the classes.
+
+    --layer is the last layer; --below names the layers before it, in the order in
+    which images pass them. At each of them direction pairs are learned. With
+    --held-out, each concept is suppressed on other images, and what happens is
+    compared with what the connectome predicts. Written to DIR:
+
+        connectome.html        a page to walk: what makes a concept, what it makes
+        connectome.md, .csv    all kept edges
+        connectome.png         the strongest concepts and edges
+        suppression.md, .png   predicted and measured changes
+        connectome.npz         everything, for Connectome.load
+        summary.json           settings and results, machine-readable
+
+    examples:
+        xplique-dirpairs connectome --model m.keras --images photos \
+            --below block_6_add block_12_add --layer out_relu
+        xplique-dirpairs connectome --model m.keras --images photos \
+            --below block_12_add --layer out_relu --concepts 12 --level 0.01 --json
+    """
+    return (
+        *_SUBJECT,
+        _option(
+            "--below",
+            "layers before --layer, in the order in which images pass them",
+            nargs="+",
+            required=True,
+            metavar="NAME",
+        ),
+        _option(
+            "--concepts",
+            "number of concepts of each layer (default: 20)",
+            type=whole_number(1),
+            default=20,
+            metavar="N",
+        ),
+        _option(
+            "--level",
+            "significance level of kept edges (default: 0.05)",
+            type=strength,
+            default=0.05,
+            metavar="P",
+        ),
+        _HELD_OUT,
+        _output("connectome"),
+    )
+
+
 #: Name of a command → the function that returns its options, in the order of the help.
 COMMANDS: dict[str, Callable[[], Options]] = {
-    command.__name__: command for command in (demo, layers, fit, compare, report, match, correct)
+    command.__name__: command
+    for command in (demo, layers, fit, compare, report, match, connectome, correct)
 }

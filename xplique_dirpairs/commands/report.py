@@ -11,7 +11,7 @@ from xplique_dirpairs.commands.compare import compare_extractors, divide, metric
 from xplique_dirpairs.commands.console import Console, as_json
 from xplique_dirpairs.commands.fit import learn
 from xplique_dirpairs.commands.kept_pairs import keep_pairs
-from xplique_dirpairs.commands.options import EXTRACTORS
+from xplique_dirpairs.commands.option_values import EXTRACTORS
 from xplique_dirpairs.commands.others import open_others
 from xplique_dirpairs.commands.outputs import keep
 from xplique_dirpairs.commands.subject import (

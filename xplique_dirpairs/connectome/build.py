@@ -29,7 +29,6 @@ from xplique_dirpairs.core.validation import (
 from xplique_dirpairs.extractors.concept_layer import ConceptLayer
 from xplique_dirpairs.metrics.significance import (
     CORRECTIONS,
-    p_values,
     significant,
     tail_p_values,
     uniform_p_values,
@@ -396,6 +395,5 @@ def _permuted(
             noise = np.concatenate(
                 list(noise_vectors(sample, _NOISE, _NOISE, mean_difference_noise, rng))
             )
-            stronger = np.abs(noise @ gradients.T) >= np.abs(slopes[c]) * (1.0 - 1e-9)
-            p[c] = p_values(stronger.sum(axis=0), _NOISE)
+            p[c] = tail_or_nan(slopes[[c]], noise @ gradients.T)[0]
     return p

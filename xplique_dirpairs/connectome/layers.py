@@ -69,8 +69,6 @@ def concept_layers(
         if isinstance(given, (int, np.integer)):
             check_integer(f"the number of concepts of layer {name!r}", int(given))
             x = _positions(split.input_to_latent_model, images, batch_size, random_state)
-            if verbose:
-                print(f"layer {name}: {given} pairs are learned from {len(x)} positions")
             given, _ = learn_pairs(x, int(given), random_state=random_state, verbose=verbose)
             concept_names = None
         elif isinstance(given, ConceptLayer):

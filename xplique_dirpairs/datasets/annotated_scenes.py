@@ -75,7 +75,7 @@ def annotated_scenes(
     start : int, default=0
         Number of the first image.
     without : collection of str, default=()
-        Objects (see ``CONCEPTS["object"]``) that are not drawn, so that what is behind them shows.
+        Objects and parts (see `CONCEPTS`) that are not drawn, so that what is behind them shows.
         The scenes are otherwise the same, and the labels are those of the complete scenes.
 
     Returns
@@ -89,10 +89,10 @@ def annotated_scenes(
     TypeError
         If ``without`` is not a collection of names.
     ValueError
-        If a number is out of range, or an object is unknown.
+        If a number is out of range, or an object or part is unknown.
     """
     labels = scene_labels(n, seed, start=start)
-    left_out = _checked_objects(without)
+    left_out = _checked_names(without)
     images = np.empty((n, SIDE, SIDE, 3), np.float32)
     masks = {category: np.empty((n, SIDE, SIDE), np.uint8) for category in CONCEPTS}
     for k in range(n):
@@ -137,13 +137,14 @@ def scene_labels(n: int, seed: int = 0, *, start: int = 0) -> Array:
     return np.concatenate(blocks)[start - first * classes :][:n]
 
 
-def _checked_objects(names: Collection[str]) -> frozenset[str]:
-    """Return the names as a set, or raise an error if one is not an object."""
+def _checked_names(names: Collection[str]) -> frozenset[str]:
+    """Return the names as a set, or raise an error if one is neither an object nor a part."""
     if isinstance(names, str) or not isinstance(names, Collection):
         raise TypeError(f"without must be a collection of names, such as ['tree'], not {names!r}")
-    unknown = [name for name in names if name not in CONCEPTS["object"]]
+    known = CONCEPTS["object"] + CONCEPTS["part"]
+    unknown = [name for name in names if name not in known]
     if unknown:
-        raise ValueError(f"unknown objects {unknown}; choose from {list(CONCEPTS['object'])}")
+        raise ValueError(f"unknown objects or parts {unknown}; choose from {list(known)}")
     return frozenset(names)
 
 
@@ -161,7 +162,7 @@ def draw_scene(seed: int, index: int, label: int, without: Collection[str] = ())
     label : int
         Class of the scene.
     without : collection of str, default=()
-        Objects that are not drawn.
+        Objects and parts that are not drawn.
 
     Returns
     -------
@@ -169,13 +170,13 @@ def draw_scene(seed: int, index: int, label: int, without: Collection[str] = ())
         The picture and its masks.
     """
     art, own = Painter([seed, index, _SCENE]), Painter([seed, index, _DISTRACTOR])
-    canvas = Canvas(CONCEPTS)
+    canvas, left_out = Canvas(CONCEPTS), set(without)
     strokes = scene_strokes(art, CLASSES[CLASS_NAMES[label]])
-    canvas.paint(stroke for stroke in strokes if stroke.object not in without)
+    canvas.paint(stroke for stroke in strokes if not {stroke.object, stroke.part} & left_out)
     canvas.rgb *= art.light()
     # The light of the scene must not fall on the distractor, which is independent of the class.
     distractor, noise = _distractor(own), own.rng.standard_normal(canvas.rgb.shape, np.float32)
-    canvas.paint(stroke for stroke in distractor if stroke.object not in without)
+    canvas.paint(stroke for stroke in distractor if stroke.object not in left_out)
     canvas.rgb += np.float32(NOISE) * noise
     np.clip(canvas.rgb, 0.0, 1.0, out=canvas.rgb)
     return canvas

@@ -8,10 +8,11 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.offsetbox import AnnotationBbox, OffsetImage
+from matplotlib.patches import Rectangle
 
 from xplique_dirpairs.core.types import Array
 from xplique_dirpairs.plots.layout import plain
-from xplique_dirpairs.plots.palette import GREY, LOWERS, RAISES
+from xplique_dirpairs.plots.palette import GREY, LOWERS, RAISES, concept_colors
 from xplique_dirpairs.plots.style import LABEL, SMALLEST, styled
 
 #: Width of a column and height of a row, in inches.
@@ -120,4 +121,47 @@ def plot_connectome(
     ax.legend(loc="lower right", ncols=2, bbox_to_anchor=(1.0, -0.06))
     ax.set(xlim=(-0.5, len(columns) - 0.5), ylim=(rows + 0.1, -0.5))
     ax.set_axis_off()
+    return figure
+
+
+def plot_diagnosis(
+    picture: Array, maps: Sequence[Array], layers: Sequence[str], names: Sequence[str]
+) -> Figure:
+    """Draw an image for each layer, its parts coloured by the class that they look like.
+
+    Parameters
+    ----------
+    picture : ndarray of shape (height, width, 3)
+        The image.
+    maps : sequence of L ndarray of shape (h, w), int
+        Index of a class for each cell; −1 for none.
+    layers : sequence of L str
+        Names of the layers.
+    names : sequence of G str
+        Names of the classes.
+
+    Returns
+    -------
+    figure : Figure
+    """
+    colors = np.array(concept_colors(len(names)))
+    count = len(layers)
+    figure, axes = plt.subplots(
+        1, count + 1, figsize=(2.4 * (count + 1), 2.9), layout="constrained"
+    )
+    height, width = picture.shape[:2]
+    for ax, title, own in zip(axes, ["image", *layers], [None, *maps], strict=True):
+        ax.imshow(picture)
+        if own is not None:
+            shown = np.zeros((*own.shape, 4))
+            inside = own >= 0
+            shown[inside, :3], shown[inside, 3] = colors[own[inside]], 0.55
+            ax.imshow(shown, extent=(-0.5, width - 0.5, height - 0.5, -0.5), zorder=2)
+        ax.set_title(plain(title), fontsize=9)
+        ax.set_axis_off()
+    handles = [
+        Rectangle((0, 0), 1, 1, color=color, label=plain(name))
+        for color, name in zip(colors, names, strict=True)
+    ]
+    figure.legend(handles=handles, loc="outside lower center", ncols=len(names), frameon=False)
     return figure

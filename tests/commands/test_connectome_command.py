@@ -1,0 +1,45 @@
+"""The command ``connectome``."""
+
+import json
+
+import keras
+import pytest
+from command_line import call, place, quick  # noqa: F401
+
+from xplique_dirpairs.connectome.result import Connectome
+
+# Keras [3.15] reads variables in a way that numpy deprecates when it saves a model.
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+
+
+@pytest.fixture
+def lower(place):
+    """Name of a layer before that of the fixture ``call``."""
+    model = keras.models.load_model(place / "m.keras")
+    names = [layer.name for layer in model.layers]
+    return names[names.index("features") - 1]
+
+
+def test_tables_figures_and_a_page_are_written(call, lower, tmp_path):
+    ran = call("connectome", "--below", lower, "--concepts", 3, "--json")
+    assert ran.status == 0, ran.err
+    data = json.loads(ran.out)
+    assert list(data["layers"]) == [lower, "features"]
+    assert set(data["suppression"]) == {lower, "features"}
+    for name in data["written"]:
+        assert (tmp_path / "connectome" / name).stat().st_size > 0, name
+    found = Connectome.load(tmp_path / "connectome" / "connectome.npz")
+    assert found.scores[0].shape == (3, 3)
+    page = (tmp_path / "connectome" / "connectome.html").read_text(encoding="utf-8")
+    assert "<script>alert" not in page and "walk a connectome" in page.lower()
+
+
+def test_layers_in_another_order_are_an_error_of_one_line(call, lower):
+    ran = call("connectome", "--below", "features", "--layer", lower)
+    assert ran.status == 1
+    assert "does not come before" in ran.err.splitlines()[-1]
+
+
+def test_level_is_checked(call, lower):
+    ran = call("connectome", "--below", lower, "--level", 2)
+    assert ran.status == 2 and "--level" in ran.err

@@ -1,0 +1,95 @@
+"""The command ``connectome``: which concepts of several layers make which, and the classes."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+from matplotlib.figure import Figure
+
+from xplique_dirpairs.commands.console import Console, UsageError
+from xplique_dirpairs.commands.subject import open_subject
+from xplique_dirpairs.connectome.build import EdgeSettings, build_connectome
+from xplique_dirpairs.connectome.result import Connectome
+from xplique_dirpairs.connectome.suppression import SuppressionTest, suppression_test
+from xplique_dirpairs.report.connectome_page import connectome_page
+
+
+def run(arguments: argparse.Namespace, console: Console) -> None:
+    """Build the connectome, and write tables, figures and a page to a folder."""
+    with console.running():
+        if not 0 < arguments.level < 1:
+            raise UsageError(f"--level must lie between 0 and 1, not {arguments.level}")
+        subject = open_subject(arguments, console)
+        to_fit, to_measure = subject.parts(arguments.held_out, arguments.seed)
+        names = [*arguments.below, str(subject.split.layer)]
+        console.step(f"build the connectome of {len(names)} layers")
+        found = build_connectome(
+            subject.split.with_model(subject.split.model).model,
+            dict.fromkeys(names, arguments.concepts),
+            to_fit.images,
+            class_names=subject.class_names.shown,
+            settings=EdgeSettings(level=arguments.level),
+            random_state=arguments.seed,
+            verbose=console.progress,
+        )
+        tested = None
+        if to_measure is not to_fit:
+            console.step(f"suppress each concept on {len(to_measure.images)} other images")
+            tested = suppression_test(found, to_measure.images, verbose=console.progress)
+        written = _write(arguments.output, found, tested, console)
+    results = {
+        "layers": {
+            layer.name: own for layer, own in zip(found.layers, found.metrics(), strict=True)
+        },
+        "paths": {
+            name: [
+                {"concepts": list(path.concepts), "names": list(path.names), "effect": path.effect}
+                for path in found.paths(name)
+            ]
+            for name in found.class_names
+        },
+        "suppression": None if tested is None else dict(
+            zip(tested.layer_names, tested.correlations.tolist(), strict=True)
+        ),
+        "built_on": len(to_fit.images),
+        "tested_on": 0 if tested is None else len(to_measure.images),
+    }  # fmt: skip
+    summary = subject.write_summary(arguments, results, written, console)
+    text = "\n\n".join(
+        [
+            str(found.table(at_most=10)),
+            *([] if tested is None else [str(tested)]),
+            f"Everything is in {arguments.output}/: start with connectome.html",
+        ]
+    )
+    console.result(text, summary)
+
+
+def _write(
+    folder: Path, found: Connectome, tested: SuppressionTest | None, console: Console
+) -> list[str]:
+    """Write all files but the summary; return their names."""
+    everything = max(each.kept.sum() for each in found.edges)
+    table = found.table(at_most=max(1, int(everything)))
+    texts = {
+        "connectome.html": connectome_page(found),
+        "connectome.md": table.formatted("markdown"),
+        "connectome.csv": table.formatted("csv"),
+    }
+    figures: dict[str, Figure] = {"connectome.png": found.plot()}
+    if tested is not None:
+        texts["suppression.md"] = tested.table().formatted("markdown")
+        figures["suppression.png"] = tested.plot()
+    for name, text in texts.items():
+        with console.writing(folder / name):
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_text(text + "\n", encoding="utf-8")
+    for name, figure in figures.items():
+        with console.writing(folder / name):
+            figure.savefig(folder / name, dpi=110, bbox_inches="tight")
+        plt.close(figure)
+    with console.writing(folder / "connectome.npz"):
+        found.save(folder / "connectome.npz")
+    return [*texts, *figures, "connectome.npz"]
