@@ -29,7 +29,7 @@ from xplique_dirpairs.comparison.inputs import (
 from xplique_dirpairs.comparison.result import Comparison
 from xplique_dirpairs.core.batching import as_positions, by_position
 from xplique_dirpairs.core.types import Array
-from xplique_dirpairs.core.validation import as_images, check_integer
+from xplique_dirpairs.core.validation import as_inputs, check_integer
 from xplique_dirpairs.data.images import compute_activations, without_extra_tokens
 from xplique_dirpairs.extractors.concept_layer import ConceptLayer, Split
 from xplique_dirpairs.extractors.kinds import (
@@ -144,7 +144,7 @@ def compare(
     check_integer("nb_design", nb_design, 2)
     check_integer("batch_size", batch_size)
     check_integer("random_state", random_state, 0)
-    halves, images = find_split(extractors.values(), split), as_images(images)
+    halves, images = find_split(extractors.values(), split), as_inputs(images)
     subject = Subject.of(halves, images, labels, batch_size)
     check_same_layer(extractors, images[:2], subject.activations[:2])
     to_fit = images_to_fit(compared, fit_images, controls)

@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike
 
 from xplique_dirpairs.comparison.extractor_result import CONTROLS, NO_LEARNING, RANDOM
 from xplique_dirpairs.core.types import Array
-from xplique_dirpairs.core.validation import as_images, check_labels, check_type
+from xplique_dirpairs.core.validation import as_inputs, check_labels, check_type
 from xplique_dirpairs.data.images import compute_activations
 from xplique_dirpairs.extractors.concept_layer import (
     ConceptLayer,
@@ -255,7 +255,7 @@ def images_to_fit(
         If images are needed for a fit, but are neither given nor known.
     """
     if fit_images is not None:
-        return as_images(fit_images)
+        return as_inputs(fit_images)
     missing = [name for name, extractor in extractors.items() if not is_fitted(extractor)]
     if missing:
         raise ValueError(f"extractors {missing} are not fitted: fit them, or pass fit_images")

@@ -209,11 +209,15 @@ def concept_maps(
 ) -> Array:
     """Arrange coefficients ``(N, *spatial, I)`` as maps over the image, ``(N, H, W, I)``.
 
+    Maps of videos, ``(N, T, H, W, I)``, are averaged over time.
+
     Tokens form a grid with the proportions of the image. Tokens that are no part of the image, such
     as a class token, are left out: those with the indices ``extra_tokens``. If the other tokens do
     not form such a grid, their places are unknown: they are averaged to one cell, which is logged.
     """
     values = without_extra_tokens(values, extra_tokens)
+    if values.ndim == 5:
+        return np.asarray(values.mean(axis=1))
     if values.ndim == 4:
         return values
     if values.ndim == 2:  # vectors have no spatial axes: they become maps of one cell

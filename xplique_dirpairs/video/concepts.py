@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
 import numpy as np
+from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 
 from xplique_dirpairs.core.batching import as_positions, by_position
@@ -18,6 +20,8 @@ from xplique_dirpairs.extractors.concept_reader import ConceptReader
 from xplique_dirpairs.factorizers.convex import ConvexNMFFactorizer
 from xplique_dirpairs.metrics.blend import firing_thresholds
 from xplique_dirpairs.models.attention import PARTS
+from xplique_dirpairs.plots.images import pixel_limits
+from xplique_dirpairs.plots.video_pictures import frames_with_map, plot_strips, save_animation
 from xplique_dirpairs.sensitivity.masked_importance import MEAN, SUPPRESS, Unit
 from xplique_dirpairs.video.probe import Head, HeadFunction, VideoProbe
 from xplique_dirpairs.video.tubelets import DROPPED, Tubelets, propose_tubelets
@@ -151,6 +155,80 @@ class VideoConcepts:
                     maps = features[..., head[1], :]
                     found[head] = _masks(maps, own.reader, own.thresholds, **self._settings)
         return {head: found[head] for head in self.by_head}
+
+    def plot(self, concept: int, videos: int = 4, frames: int = 8, title: str = "") -> Figure:
+        """Plot frames of the videos in which a concept covers most, dimmed where it is absent.
+
+        Parameters
+        ----------
+        concept : int
+            Index of the concept, in the order of ``units``.
+        videos : int, default=4
+            Largest number of videos.
+        frames : int, default=8
+            Largest number of frames of a video.
+        title : str, default=""
+            Title of the figure. Empty: a general one.
+
+        Returns
+        -------
+        figure : matplotlib.figure.Figure
+            The figure, which is not shown.
+
+        Raises
+        ------
+        ValueError
+            If there is no such concept, or it is in no video.
+        """
+        check_integer("videos", videos)
+        check_integer("frames", frames)
+        order = self._videos_with(concept)[:videos]
+        return plot_strips(
+            title or f"Concept {self.unit_names[concept]}",
+            [self._frames(concept, n) for n in order],
+            frames,
+            [f"video {n}" for n in order],
+        )
+
+    def animate(self, concept: int, path: str | os.PathLike[str], video: int | None = None) -> None:
+        """Write an animated WebP of a video, dimmed where a concept is absent.
+
+        Parameters
+        ----------
+        concept : int
+            Index of the concept, in the order of ``units``.
+        path : str or path-like
+            File to write; its name should end in ``.webp``.
+        video : int, optional
+            Index of the video. None: the one in which the concept covers most.
+
+        Raises
+        ------
+        ValueError
+            If there is no such concept or video, or the concept is in no video.
+        OSError
+            If the file cannot be written.
+        """
+        if video is None:
+            video = int(self._videos_with(concept)[0])
+        check_integer("video", video, 0)
+        if video >= len(self._videos):
+            raise ValueError(f"videos are numbered 0 to {len(self._videos) - 1}, not {video}")
+        save_animation(path, self._frames(concept, video))
+
+    def _videos_with(self, concept: int) -> Array:
+        """Return the videos in which a concept is, those it covers most first."""
+        cover = self.masks(concept).mean(axis=(1, 2, 3))
+        order = np.argsort(-cover, kind="stable")[: int((cover > 0).sum())]
+        if not len(order):
+            raise ValueError(f"concept {concept} is in none of the {len(cover)} videos")
+        return order
+
+    def _frames(self, concept: int, video: int) -> Array:
+        """Return the frames of a video with the mask of a concept, (T, height, width, 3)."""
+        clip = self._videos[video]
+        clip = clip if clip.ndim == 4 else clip[None]  # an image is a video of one frame
+        return frames_with_map(clip, self.masks(concept)[video], pixel_limits(self._videos))
 
     def runner(self, inputs: Array, removal: str, batch_size: int) -> Callable[[Array], Array]:
         """Return a function from removed concepts (Q,) bool to the outputs for all inputs."""

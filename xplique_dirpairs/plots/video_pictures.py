@@ -1,0 +1,129 @@
+"""Pictures of concepts in videos: strips of frames, and short animations."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.figure import Figure
+from PIL import Image
+
+from xplique_dirpairs.core.geometry import upsample
+from xplique_dirpairs.core.types import Array
+from xplique_dirpairs.core.validation import check_integer
+from xplique_dirpairs.plots.images import Limits, as_picture
+from xplique_dirpairs.plots.layout import plain
+from xplique_dirpairs.plots.palette import Color, concept_colors
+
+#: Brightness of a frame where a concept is absent, and share of its colour where it is present.
+_DIMMED, _TINT = 0.35, 0.35
+#: Smallest side of the frames of an animation, in pixels.
+_SIDE = 192
+
+
+def frames_with_map(
+    video: Array, concept_map: Array, limits: Limits | None = None, color: Color | None = None
+) -> Array:
+    """Return the frames of a video, dimmed where a concept is absent and tinted where it is.
+
+    Parameters
+    ----------
+    video : ndarray of shape (T, height, width, C)
+        Frames.
+    concept_map : ndarray of shape (T′, H, W)
+        Map of the concept over the video, such as a mask; values at or below 0 count as absent. A
+        map of fewer frames than the video is held over several of them.
+    limits : (float, float), optional
+        Pixel values shown as black and white.
+    color : (float, float, float), optional
+        Colour of the concept. None: the first one of the palette.
+
+    Returns
+    -------
+    frames : ndarray of shape (T, height, width, 3)
+        RGB in [0, 1].
+    """
+    pictures = as_picture(video, limits)
+    values = np.maximum(np.asarray(concept_map, np.float32), 0.0)
+    values = values / max(float(values.max()), 1e-12)
+    held = values[np.arange(len(pictures)) * len(values) // len(pictures)]
+    shape = (pictures.shape[1], pictures.shape[2])
+    share = np.clip(np.stack([upsample(one[..., None], shape) for one in held]), 0.0, 1.0)
+    tinted = (1.0 - _TINT) * pictures + _TINT * np.asarray(color or concept_colors(1)[0])
+    return np.asarray(share * tinted + (1.0 - share) * _DIMMED * pictures, np.float32)
+
+
+def plot_strips(
+    title: str, videos: Sequence[Array], frames: int = 8, names: Sequence[str] | None = None
+) -> Figure:
+    """Draw a row of evenly spaced frames for each video.
+
+    Parameters
+    ----------
+    title : str
+        Title of the figure.
+    videos : sequence of ndarray of shape (T, height, width, 3)
+        RGB frames in [0, 1], such as `frames_with_map` returns.
+    frames : int, default=8
+        Largest number of frames of a row.
+    names : sequence of str, optional
+        Name of each row.
+
+    Returns
+    -------
+    figure : Figure
+    """
+    columns = min(frames, max(len(video) for video in videos))
+    figure, axes = plt.subplots(
+        len(videos), columns, squeeze=False, layout="constrained",
+        figsize=(1.1 * columns + 0.8, 1.15 * len(videos) + 0.5),
+    )  # fmt: skip
+    for row, video in enumerate(videos):
+        chosen = np.linspace(0, len(video) - 1, columns).round().astype(int)
+        for ax, t in zip(axes[row], chosen, strict=True):
+            ax.imshow(np.clip(video[t], 0.0, 1.0), interpolation="nearest")
+            ax.set_xticks([])
+            ax.set_yticks([])
+            if row == len(videos) - 1:
+                ax.set_xlabel(f"frame {t}", fontsize=7)
+        if names is not None:
+            axes[row, 0].set_ylabel(plain(names[row], 16), fontsize=8)
+    figure.suptitle(plain(title, 80), fontsize=10)
+    return figure
+
+
+def save_animation(
+    path: str | os.PathLike[str], frames: Array, milliseconds: int = 120, side: int = _SIDE
+) -> None:
+    """Write frames as an animated WebP, which browsers show without a player.
+
+    Parameters
+    ----------
+    path : str or path-like
+        File to write; its name should end in ``.webp``.
+    frames : ndarray of shape (T, height, width, 3)
+        RGB frames in [0, 1].
+    milliseconds : int, default=120
+        How long each frame is shown.
+    side : int, default=192
+        Smaller frames are enlarged by a whole factor to at least this side.
+
+    Raises
+    ------
+    ValueError
+        If an argument is out of range.
+    OSError
+        If the file cannot be written.
+    """
+    check_integer("milliseconds", milliseconds)
+    check_integer("side", side)
+    pixels = np.round(255 * np.clip(frames, 0.0, 1.0)).astype(np.uint8)
+    factor = max(1, -(-side // max(pixels.shape[1:3])))
+    pixels = pixels.repeat(factor, axis=1).repeat(factor, axis=2)
+    first, *others = [Image.fromarray(frame) for frame in pixels]
+    first.save(
+        path, format="WEBP", save_all=True, append_images=others, duration=milliseconds, loop=0,
+        quality=85,
+    )  # fmt: skip
