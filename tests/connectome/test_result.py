@@ -93,7 +93,7 @@ def test_plot_draws_kept_edges_between_at_most_that_many_concepts(made):
     figure = made.plot(at_most=3)
     (ax,) = figure.axes
     texts = [text.get_text() for text in ax.texts]
-    assert "layer 0" in texts
+    assert "layer 0: 3 of 4" in texts
     assert sum(text.startswith("2.") for text in texts) == 3
     assert {"cat", "dog"} <= set(texts)
     plt.close(figure)

@@ -31,10 +31,11 @@ from xplique_dirpairs.plots.concepts import (
     plot_image_concepts,
     plot_maximised,
 )
+from xplique_dirpairs.plots.connectome import MOST_NODES, plot_connectome
 from xplique_dirpairs.plots.influence_diagram import MOST_CLASSES, plot_influence_diagram
 from xplique_dirpairs.plots.interventions import plot_correction, plot_counterfactual, plot_moves
 from xplique_dirpairs.plots.learning import LOSS_NAMES, plot_learning
-from xplique_dirpairs.plots.matching import plot_matches
+from xplique_dirpairs.plots.matching import plot_matches, plot_shared_pictures
 from xplique_dirpairs.plots.model_explanation import (
     ConceptRow,
     SharedRow,
@@ -190,10 +191,23 @@ def shares(n, rng):
     return plot_shares("title", names(n), parts, {name: np.full(n, 0.01) for name in parts})
 
 
+def connectome(n, rng):
+    n = min(n, MOST_NODES)
+    concepts = [(name, CROPS[0]) for name in names(n)]
+    edges = [rng.normal(size=(n, n)), rng.normal(size=(n, 2))]
+    columns = [concepts, concepts, [(LONG, None), ("a", None)]]
+    return plot_connectome(["block_3", "block_6", "class"], columns, edges)
+
+
+def shared_pictures(n, rng):
+    pictures = {name: rng.random((n, 6, 6, 3)) for name in ("mobilenet_v2 of keras", "b")}
+    return plot_shared_pictures("title", np.tile(np.arange(n)[:, None], 2), pictures)
+
+
 FIGURES = (
     crop_rows, importances, image_concepts, maximised, class_importances, extractor_importances,
     extractor_maps, aligned, influence, class_report, shared, counterfactual, moves, correction,
-    matches, position, shares,
+    matches, position, shares, connectome, shared_pictures,
 )  # fmt: skip
 
 
@@ -222,6 +236,7 @@ def test_a_figure_of_few_or_many_concepts_has_a_limited_size_and_readable_whole_
         (counterfactual, r"40 more were moved"),
         (moves, r"the 50 most changed of 90 concepts"),
         (matches, r"the first 40 of 90 matches"),
+        (shared_pictures, r"the first 26 of 90 concepts"),
         (position, r"details; the first 37 of 90 concepts"),
         (importances, r"one in \d has its number"),
     ],
@@ -329,6 +344,14 @@ def test_decreases_have_a_minus_sign_in_the_table_of_moves():
     figure = plot_moves(changes, ["a", "b"], ["p", "q", "r"])
     places = [text.get_position() for text in figure.axes[0].texts]
     assert places == [(1, 0), (0, 1)]  # (column, row)
+
+
+def test_edges_of_a_connectome_end_before_the_names_of_classes(rng):
+    figure = connectome(3, rng)
+    lengths = [line.get_xdata() for line in figure.axes[0].lines if len(line.get_xdata())]
+    ends = figure.axes[0].transData.transform([(max(x[-1] for x in lengths), 0.0)])[0, 0]
+    (name,) = (box for text, box in texts_of(figure) if text.get_text().startswith("German"))
+    assert ends <= name.x0
 
 
 def test_matches_that_are_not_found_again_are_hollow(rng):

@@ -15,7 +15,8 @@ from xplique_dirpairs.core.tables import Cell, Table
 from xplique_dirpairs.core.types import Array
 from xplique_dirpairs.core.validation import check_choice, check_integer
 from xplique_dirpairs.extractors.concept_layer import ConceptLayer
-from xplique_dirpairs.plots.connectome import plot_connectome
+from xplique_dirpairs.plots.connectome import MOST_NODES, plot_connectome
+from xplique_dirpairs.plots.layout import plain
 
 _FORMAT = ArchiveFormat("xplique_dirpairs.connectome", 1, "a connectome", "Connectome.save")
 
@@ -314,7 +315,8 @@ class Connectome:
             Index or name of a class: only its edges, and the concepts with the largest effects on
             it through all layers, are drawn. None: all classes.
         at_most : int, default=8
-            Largest number of concepts of a layer, and of classes.
+            Largest number of concepts of a layer, and of classes, at most 22; headings say how many
+            there are.
 
         Returns
         -------
@@ -336,6 +338,7 @@ class Connectome:
         for matrix in reversed(weights):  # how much each concept matters for what is drawn above it
             above = strengths[0] / max(float(strengths[0].max(initial=0.0)), 1e-12)
             strengths.insert(0, np.abs(matrix) @ above)
+        at_most = min(at_most, MOST_NODES)
         chosen = [np.sort(np.argsort(-one, kind="stable")[:at_most]) for one in strengths]
         drawn = [
             matrix[np.ix_(lower, upper)]
@@ -349,7 +352,13 @@ class Connectome:
             for layer, own in zip(self.layers, chosen, strict=False)
         ]
         columns.append([(self.class_names[classes[k]], None) for k in chosen[-1]])
-        return plot_connectome([*(layer.name for layer in self.layers), "class"], columns, drawn)
+        headings = [
+            name if len(own) == len(one) else f"{plain(name, 16)}: {len(own)} of {len(one)}"
+            for name, own, one in zip(
+                [*(layer.name for layer in self.layers), "class"], chosen, strengths, strict=True
+            )
+        ]
+        return plot_connectome(headings, columns, drawn)
 
     # ------------------------------------------------------------ files
 

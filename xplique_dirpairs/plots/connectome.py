@@ -13,7 +13,7 @@ from matplotlib.patches import Rectangle
 from xplique_dirpairs.core.types import Array
 from xplique_dirpairs.plots.layout import plain
 from xplique_dirpairs.plots.palette import GREY, LOWERS, RAISES, concept_colors
-from xplique_dirpairs.plots.style import LABEL, SMALLEST, styled
+from xplique_dirpairs.plots.style import LABEL, SMALLEST, most_rows, styled
 
 #: Width of a column and height of a row, in inches.
 _COLUMN, _ROW = 2.6, 1.15
@@ -21,6 +21,8 @@ _COLUMN, _ROW = 2.6, 1.15
 _CROP = 0.8
 #: Width of the widest edge, in points.
 _WIDEST = 5.0
+#: Maximum number of concepts in a column of a figure of the usual height.
+MOST_NODES = most_rows(_ROW)
 
 
 @styled
@@ -107,7 +109,8 @@ def plot_connectome(
         )
         for (name, crop), y in zip(column, places[n], strict=True):
             if crop is None:
-                ax.text(n, y, plain(name), ha="center", va="center", fontsize=LABEL)
+                # Names begin where the edges end.
+                ax.text(n - 0.14, y, plain(name, 22), ha="left", va="center", fontsize=LABEL)
                 continue
             picture = np.repeat(crop, 3, axis=-1) if crop.shape[-1] == 1 else crop[..., :3]
             image = OffsetImage(picture, zoom=72 * _CROP / max(crop.shape[0], 1))
