@@ -31,7 +31,7 @@ from xplique_dirpairs.plots.concepts import (
     plot_image_concepts,
     plot_maximised,
 )
-from xplique_dirpairs.plots.connectome import MOST_NODES, plot_connectome
+from xplique_dirpairs.plots.connectome import MOST_NODES, plot_connectome, plot_diagnosis
 from xplique_dirpairs.plots.influence_diagram import MOST_CLASSES, plot_influence_diagram
 from xplique_dirpairs.plots.interventions import plot_correction, plot_counterfactual, plot_moves
 from xplique_dirpairs.plots.learning import LOSS_NAMES, plot_learning
@@ -199,6 +199,11 @@ def connectome(n, rng):
     return plot_connectome(["block_3", "block_6", "class"], columns, edges)
 
 
+def diagnosis(n, rng):
+    maps, layers = rng.integers(-1, 4, (n, 3, 4)), [f"{LONG} {k}" for k in range(n)]
+    return plot_diagnosis(rng.random((9, 12, 3)), maps, layers, [LONG, "b", LONG, "d"])
+
+
 def shared_pictures(n, rng):
     pictures = {name: rng.random((n, 6, 6, 3)) for name in ("mobilenet_v2 of keras", "b")}
     return plot_shared_pictures("title", np.tile(np.arange(n)[:, None], 2), pictures)
@@ -207,7 +212,7 @@ def shared_pictures(n, rng):
 FIGURES = (
     crop_rows, importances, image_concepts, maximised, class_importances, extractor_importances,
     extractor_maps, aligned, influence, class_report, shared, counterfactual, moves, correction,
-    matches, position, shares, connectome, shared_pictures,
+    matches, position, shares, connectome, shared_pictures, diagnosis,
 )  # fmt: skip
 
 
@@ -344,6 +349,15 @@ def test_decreases_have_a_minus_sign_in_the_table_of_moves():
     figure = plot_moves(changes, ["a", "b"], ["p", "q", "r"])
     places = [text.get_position() for text in figure.axes[0].texts]
     assert places == [(1, 0), (0, 1)]  # (column, row)
+
+
+def test_parts_of_a_diagnosis_differ_in_their_hatches(rng):
+    figure = plot_diagnosis(
+        rng.random((8, 8, 3)), [np.array([[0, 1], [-1, 2]])], ["a"], list("pqr")
+    )
+    parts = figure.axes[1].collections
+    assert len(parts) == 3 and len({part.get_hatch() for part in parts}) == 3
+    assert [part.get_array().count() for part in parts] == [1, 1, 1]
 
 
 def test_edges_of_a_connectome_end_before_the_names_of_classes(rng):

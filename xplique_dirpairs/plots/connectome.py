@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import ceil
 
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.offsetbox import AnnotationBbox, OffsetImage
 from matplotlib.patches import Rectangle
@@ -13,7 +15,7 @@ from matplotlib.patches import Rectangle
 from xplique_dirpairs.core.types import Array
 from xplique_dirpairs.plots.layout import plain
 from xplique_dirpairs.plots.palette import GREY, LOWERS, RAISES, concept_colors
-from xplique_dirpairs.plots.style import LABEL, SMALLEST, most_rows, styled
+from xplique_dirpairs.plots.style import HATCHES, LABEL, SMALLEST, different, most_rows, styled
 
 #: Width of a column and height of a row, in inches.
 _COLUMN, _ROW = 2.6, 1.15
@@ -23,6 +25,8 @@ _CROP = 0.8
 _WIDEST = 5.0
 #: Maximum number of concepts in a column of a figure of the usual height.
 MOST_NODES = most_rows(_ROW)
+#: Maximum number of panels of a diagnosis side by side.
+_PANELS = 6
 
 
 @styled
@@ -127,10 +131,11 @@ def plot_connectome(
     return figure
 
 
+@styled
 def plot_diagnosis(
     picture: Array, maps: Sequence[Array], layers: Sequence[str], names: Sequence[str]
 ) -> Figure:
-    """Draw an image for each layer, its parts coloured by the class that they look like.
+    """Draw an image for each layer, its parts coloured and hatched by the class they look like.
 
     Parameters
     ----------
@@ -147,24 +152,34 @@ def plot_diagnosis(
     -------
     figure : Figure
     """
-    colors = np.array(concept_colors(len(names)))
+    colors, hatches = concept_colors(len(names)), different(HATCHES, len(names))
     count = len(layers)
+    columns = min(count + 1, _PANELS)
+    rows = ceil((count + 1) / columns)
     figure, axes = plt.subplots(
-        1, count + 1, figsize=(2.4 * (count + 1), 2.9), layout="constrained"
+        rows,
+        columns,
+        figsize=(2.4 * columns, 2.5 * rows + 0.4),
+        squeeze=False,
+        layout="constrained",
     )
     height, width = picture.shape[:2]
-    for ax, title, own in zip(axes, ["image", *layers], [None, *maps], strict=True):
-        ax.imshow(picture)
-        if own is not None:
-            shown = np.zeros((*own.shape, 4))
-            inside = own >= 0
-            shown[inside, :3], shown[inside, 3] = colors[own[inside]], 0.55
-            ax.imshow(shown, extent=(-0.5, width - 0.5, height - 0.5, -0.5), zorder=2)
-        ax.set_title(plain(title), fontsize=9)
+    for ax in axes.flat:
         ax.set_axis_off()
+    for ax, title, own in zip(axes.flat, ["image", *layers], [None, *maps], strict=False):
+        ax.imshow(picture)
+        ax.set_title(plain(title))
+        for g in [] if own is None else np.unique(own[own >= 0]).tolist():
+            lefts = np.linspace(-0.5, width - 0.5, own.shape[1] + 1)
+            tops = np.linspace(-0.5, height - 0.5, own.shape[0] + 1)
+            ax.pcolor(
+                lefts, tops, np.ma.masked_not_equal(own, g), cmap=ListedColormap([colors[g]]),
+                alpha=0.55, hatch=hatches[g], edgecolor="white", linewidth=0.0, zorder=2,
+            )  # fmt: skip
     handles = [
-        Rectangle((0, 0), 1, 1, color=color, label=plain(name))
-        for color, name in zip(colors, names, strict=True)
+        Rectangle((0, 0), 1, 1, facecolor=color, hatch=hatch, edgecolor="white", label=plain(name))
+        for color, hatch, name in zip(colors, hatches, names, strict=True)
     ]
-    figure.legend(handles=handles, loc="outside lower center", ncols=len(names), frameon=False)
+    number = min(len(names), columns)
+    figure.legend(handles=handles, loc="outside lower center", ncols=number, handlelength=3.0)
     return figure
