@@ -169,9 +169,11 @@ def plot_diagnosis(
     for ax, title, own in zip(axes.flat, ["image", *layers], [None, *maps], strict=False):
         ax.imshow(picture)
         ax.set_title(plain(title))
-        for g in [] if own is None else np.unique(own[own >= 0]).tolist():
-            lefts = np.linspace(-0.5, width - 0.5, own.shape[1] + 1)
-            tops = np.linspace(-0.5, height - 0.5, own.shape[0] + 1)
+        if own is None:
+            continue
+        lefts = np.linspace(-0.5, width - 0.5, own.shape[1] + 1)
+        tops = np.linspace(-0.5, height - 0.5, own.shape[0] + 1)
+        for g in np.unique(own[own >= 0]).tolist():
             ax.pcolor(
                 lefts, tops, np.ma.masked_not_equal(own, g), cmap=ListedColormap([colors[g]]),
                 alpha=0.55, hatch=hatches[g], edgecolor="white", linewidth=0.0, zorder=2,
