@@ -46,6 +46,7 @@ from xplique_dirpairs.plots.palette import concept_colors, readable
 from xplique_dirpairs.plots.position import plot_position
 from xplique_dirpairs.plots.style import SMALLEST, TITLE, most_rows, some_of
 from xplique_dirpairs.plots.video import plot_shares
+from xplique_dirpairs.plots.video_pictures import plot_strips
 
 PACKAGE = Path(plots.__file__).parents[1]
 LONG = "German_short-haired_pointer"
@@ -200,6 +201,7 @@ def connectome(n, rng):
 
 
 def diagnosis(n, rng):
+    n = min(n, 12)  # layers
     maps, layers = rng.integers(-1, 4, (n, 3, 4)), [f"{LONG} {k}" for k in range(n)]
     return plot_diagnosis(rng.random((9, 12, 3)), maps, layers, [LONG, "b", LONG, "d"])
 
@@ -209,10 +211,16 @@ def shared_pictures(n, rng):
     return plot_shared_pictures("title", np.tile(np.arange(n)[:, None], 2), pictures)
 
 
+def strips(n, rng):
+    videos = [rng.random((3, 5, 5, 3)) for _ in range(n)]
+    return plot_strips("a title of a few words", videos, 2, [f"{LONG} {k}" for k in range(n)])
+
+
 FIGURES = (
     crop_rows, importances, image_concepts, maximised, class_importances, extractor_importances,
     extractor_maps, aligned, influence, class_report, shared, counterfactual, moves, correction,
     matches, position, shares, connectome, shared_pictures, diagnosis,
+    strips,
 )  # fmt: skip
 
 
@@ -241,6 +249,7 @@ def test_a_figure_of_few_or_many_concepts_has_a_limited_size_and_readable_whole_
         (counterfactual, r"40 more were moved"),
         (moves, r"the 50 most changed of 90 concepts"),
         (matches, r"the first 40 of 90 matches"),
+        (strips, r"the first 22 of 90 videos"),
         (shared_pictures, r"the first 26 of 90 concepts"),
         (position, r"details; the first 37 of 90 concepts"),
         (importances, r"one in \d has its number"),

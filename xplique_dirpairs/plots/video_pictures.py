@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from textwrap import fill
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -16,11 +17,14 @@ from xplique_dirpairs.core.validation import check_integer
 from xplique_dirpairs.plots.images import Limits, as_picture
 from xplique_dirpairs.plots.layout import plain
 from xplique_dirpairs.plots.palette import Color, concept_colors
+from xplique_dirpairs.plots.style import HEADING, SMALL, SMALLEST, most_rows, some_of, styled
 
 #: Brightness of a frame where a concept is absent, and share of its colour where it is present.
 _DIMMED, _TINT = 0.35, 0.35
 #: Smallest side of the frames of an animation, in pixels.
 _SIDE = 192
+#: Width of a frame and height of a row of frames in a figure, in inches.
+_COLUMN, _ROW = 1.1, 1.15
 
 
 def frames_with_map(
@@ -55,6 +59,7 @@ def frames_with_map(
     return np.asarray(share * tinted + (1.0 - share) * _DIMMED * pictures, np.float32)
 
 
+@styled
 def plot_strips(
     title: str, videos: Sequence[Array], frames: int = 8, names: Sequence[str] | None = None
 ) -> Figure:
@@ -67,18 +72,21 @@ def plot_strips(
     videos : sequence of ndarray of shape (T, height, width, 3)
         RGB frames in [0, 1], such as `frames_with_map` returns.
     frames : int, default=8
-        Largest number of frames of a row.
+        Largest number of frames of a row, at most 23.
     names : sequence of str, optional
         Name of each row.
 
     Returns
     -------
     figure : Figure
+        As many videos as fit have a row, the first ones; the title says so.
     """
-    columns = min(frames, max(len(video) for video in videos))
+    columns = min(frames, max(len(video) for video in videos), most_rows(_COLUMN))
+    note = some_of(min(len(videos), most_rows(_ROW)), len(videos), "videos")
+    videos = videos[: most_rows(_ROW)]
     figure, axes = plt.subplots(
         len(videos), columns, squeeze=False, layout="constrained",
-        figsize=(1.1 * columns + 0.8, 1.15 * len(videos) + 0.5),
+        figsize=(_COLUMN * columns + 0.8, _ROW * len(videos) + 0.7),
     )  # fmt: skip
     for row, video in enumerate(videos):
         chosen = np.linspace(0, len(video) - 1, columns).round().astype(int)
@@ -86,11 +94,13 @@ def plot_strips(
             ax.imshow(np.clip(video[t], 0.0, 1.0), interpolation="nearest")
             ax.set_xticks([])
             ax.set_yticks([])
+            ax.spines[:].set_visible(False)
             if row == len(videos) - 1:
-                ax.set_xlabel(f"frame {t}", fontsize=7)
+                ax.set_xlabel(f"frame {t}", fontsize=SMALLEST)
         if names is not None:
-            axes[row, 0].set_ylabel(plain(names[row], 16), fontsize=8)
-    figure.suptitle(plain(title, 80), fontsize=10)
+            axes[row, 0].set_ylabel(plain(names[row], 16), fontsize=SMALL)
+    title = "; ".join(part for part in (plain(title, 80), note) if part)
+    figure.suptitle(fill(title, int(12 * figure.get_figwidth())), fontsize=HEADING)
     return figure
 
 
