@@ -8,7 +8,7 @@ from sklearn.metrics import roc_auc_score
 
 from xplique_dirpairs import ConceptLayer
 from xplique_dirpairs.connectome.build import EdgeSettings, build_connectome
-from xplique_dirpairs.connectome.layers import survey
+from xplique_dirpairs.connectome.layers import learned_positions, survey
 from xplique_dirpairs.core.linear_algebra import cosines, match
 from xplique_dirpairs.datasets.planted_connectome import LOWER, UPPER, planted_connectome
 from xplique_dirpairs.factorizers.decompositions import KMeansFactorizer, PCAFactorizer
@@ -254,6 +254,17 @@ def test_survey_averages_over_images_and_positions(planted):
     centres = weights.T @ x / weights.sum(axis=0)[:, None]
     np.testing.assert_allclose(found.centres, centres, rtol=1e-3, atol=1e-4)
     assert all(len(crops) <= 2 for crops in found.crops)
+
+
+def test_pairs_are_learned_from_as_many_positions_of_each_image(planted, monkeypatch):
+    monkeypatch.setattr("xplique_dirpairs.connectome.layers._LEARNED_POSITIONS", 5 * 48)
+    half = split_model(planted.model, LOWER).input_to_latent_model
+    x = learned_positions(half, planted.images, 7, 0)
+    assert x.shape == (48, 5, 64)
+    maps = planted.images.reshape(48, -1, 64)
+    for own, every in zip(x, maps, strict=True):
+        rows = [np.flatnonzero((every == one).all(axis=1)).item() for one in own]
+        assert len(set(rows)) == 5
 
 
 def test_bad_arguments_are_refused(planted):

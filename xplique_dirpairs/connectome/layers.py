@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -22,7 +22,6 @@ from xplique_dirpairs.data.images import (
     default_patch,
 )
 from xplique_dirpairs.extractors.concept_layer import ConceptLayer
-from xplique_dirpairs.extractors.scan import sample_positions
 from xplique_dirpairs.learning.learner import learn_pairs
 from xplique_dirpairs.models.graph import check_keras_model
 from xplique_dirpairs.models.segment import segment_model
@@ -31,7 +30,7 @@ from xplique_dirpairs.plots.images import as_picture, pixel_limits
 
 #: Largest number of floats in the sample of positions from which pairs are learned: 128 MB.
 _LEARNED_FLOATS = 2**25
-#: Largest number of positions of the sample.
+#: Largest number of positions of that sample.
 _LEARNED_POSITIONS = 100_000
 #: Number of positions that permuted labels are drawn from.
 _SAMPLED = 20_000
@@ -68,7 +67,7 @@ def concept_layers(
         split = split_model(model, name)
         if isinstance(given, (int, np.integer)):
             check_integer(f"the number of concepts of layer {name!r}", int(given))
-            x = _positions(split.input_to_latent_model, images, batch_size, random_state)
+            x = learned_positions(split.input_to_latent_model, images, batch_size, random_state)
             given, _ = learn_pairs(x, int(given), random_state=random_state, verbose=verbose)
             concept_names = None
         elif isinstance(given, ConceptLayer):
@@ -85,25 +84,24 @@ def concept_layers(
     return tuple(made)
 
 
-def _positions(
+def learned_positions(
     model: keras.Model, images: Array, batch_size: int, random_state: int | None
 ) -> Array:
-    """Return a uniform sample of positions of all images, (S, D)."""
-    channels = int(model.output_shape[-1])
-    at_most = min(_LEARNED_POSITIONS, _LEARNED_FLOATS // channels)
-    return _sampled(_batches(model, images, batch_size), at_most, random_state)
+    """Return the features of N images at random positions, the same number S in each, (N, S, D).
 
-
-def _batches(model: keras.Model, images: Array, batch_size: int) -> Iterator[Array]:
-    """Yield the activations of images in batches."""
+    Images stay apart, because the learning looks for images that are unlike all others.
+    """
+    at_most = min(_LEARNED_POSITIONS, _LEARNED_FLOATS // int(model.output_shape[-1]))
+    each = max(1, at_most // len(images))
+    rng, sampled = np.random.default_rng(random_state), []
     for part in slices(len(images), batch_size):
-        yield compute_activations(model, images[part], batch_size)
-
-
-def _sampled(batches: Iterator[Array], at_most: int, random_state: int | None) -> Array:
-    """Return a uniform sample of positions (S, D) of batches (B, *spatial, D)."""
-    pairs = ((x, np.zeros((*x.shape[:-1], 1), bool)) for x in batches)
-    return sample_positions(pairs, at_most, random_state)[0]
+        x = compute_activations(model, images[part], batch_size)
+        x = x.reshape(len(x), -1, x.shape[-1])
+        if x.shape[1] > each:
+            order = rng.permuted(np.tile(np.arange(x.shape[1]), (len(x), 1)), axis=1)
+            x = np.take_along_axis(x, np.sort(order[:, :each], axis=1)[..., None], axis=1)
+        sampled.append(x)
+    return np.concatenate(sampled)
 
 
 @dataclass(frozen=True, eq=False)
