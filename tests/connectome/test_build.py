@@ -257,7 +257,7 @@ def test_survey_averages_over_images_and_positions(planted):
 
 
 def test_pairs_are_learned_from_as_many_positions_of_each_image(planted, monkeypatch):
-    monkeypatch.setattr("xplique_dirpairs.connectome.layers._LEARNED_POSITIONS", 5 * 48)
+    monkeypatch.setattr("xplique_dirpairs.connectome.layers.LEARNED_POSITIONS", 5 * 48)
     half = split_model(planted.model, LOWER).input_to_latent_model
     x = learned_positions(half, planted.images, 7, 0)
     assert x.shape == (48, 5, 64)

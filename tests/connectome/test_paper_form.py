@@ -6,7 +6,7 @@ import pytest
 from xplique_dirpairs.connectome.build import build_connectome
 from xplique_dirpairs.connectome.diagnose import diagnose_prediction
 from xplique_dirpairs.connectome.divide import divide_images
-from xplique_dirpairs.connectome.itcav import _paired, itcav
+from xplique_dirpairs.connectome.itcav import itcav, paired_p_values
 from xplique_dirpairs.connectome.segment_concepts import (
     is_common,
     least_size,
@@ -138,7 +138,7 @@ def test_edges_of_the_published_form_follow_the_colours(concepts):
 
 def test_paired_test_without_variation():
     shares = np.stack([np.full((3, 2), 0.5), np.full((3, 2), 0.8)])
-    np.testing.assert_array_equal(_paired(shares, np.full((3, 2), 0.5)), [[1, 1], [0, 0]])
+    np.testing.assert_array_equal(paired_p_values(shares, np.full((3, 2), 0.5)), [[1, 1], [0, 0]])
 
 
 def test_halves_of_an_image_go_to_their_classes(network):

@@ -133,7 +133,7 @@ def itcav(
         ]
         values = np.stack(shares, axis=-1)  # (I + 1, R, J); the last row is the random concept
         scores = 2.0 * values[:-1].mean(axis=1) - 1.0
-        p = _paired(values[:-1], values[-1])
+        p = paired_p_values(values[:-1], values[-1])
         nothing = np.full(scores.shape, np.nan)
         edges.append(Edges(scores, scores, nothing, p, p <= level))
     names = check_class_names(class_names, logits.shape[1])
@@ -216,7 +216,7 @@ def _shares(responses: Responses, indices: Array, q: int, cavs: Array) -> Array:
     return np.asarray((slopes > 0).mean(axis=-1))
 
 
-def _paired(shares: Array, of_random: Array) -> Array:
+def paired_p_values(shares: Array, of_random: Array) -> Array:
     """Return p of paired t-tests of shares (I, R, J) with those of a random concept (R, J)."""
     differences = shares - of_random
     constant = np.ptp(differences, axis=1) == 0

@@ -31,7 +31,7 @@ from xplique_dirpairs.plots.images import as_picture, pixel_limits
 #: Largest number of floats in the sample of positions from which pairs are learned: 128 MB.
 _LEARNED_FLOATS = 2**25
 #: Largest number of positions of that sample.
-_LEARNED_POSITIONS = 100_000
+LEARNED_POSITIONS = 100_000
 #: Number of positions that permuted labels are drawn from.
 _SAMPLED = 20_000
 #: Share of the positions at which a concept without a detector counts as present.
@@ -91,7 +91,7 @@ def learned_positions(
 
     Images stay apart, because the learning looks for images that are unlike all others.
     """
-    at_most = min(_LEARNED_POSITIONS, _LEARNED_FLOATS // int(model.output_shape[-1]))
+    at_most = min(LEARNED_POSITIONS, _LEARNED_FLOATS // int(model.output_shape[-1]))
     each = max(1, at_most // len(images))
     rng, sampled = np.random.default_rng(random_state), []
     for part in slices(len(images), batch_size):
