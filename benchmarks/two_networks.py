@@ -2,10 +2,15 @@
 
     python benchmarks/two_networks.py --output DIR
     python benchmarks/two_networks.py --output DIR --parts layers --data DIR
+    python benchmarks/two_networks.py --output DIR --parts pictures
 
     scenes   the annotated scenes' CNN, and a vision transformer that is trained on the same scenes
     layers   two layers of MobileNetV2 on photographs ("general"), averaged to 7 × 7 cells; --data
              is laid out as for real_network.py
+
+    pictures pictures of the concepts that pairs learned together share, made for each network: how
+             many raise the concept above the 95 % quantile of the scenes (mean coefficient of an
+             image), in their own network and in the other one
 
 Concepts are learned on the training images by four methods: pairs of each network, pairs of both
 together, USAE, and FastICA of each network; which concepts are the same is found, or checked where
@@ -50,12 +55,14 @@ from xplique_dirpairs.datasets.annotated_scenes import (
     annotated_scenes,
 )
 from xplique_dirpairs.datasets.pictures import train_classifier
+from xplique_dirpairs.extractors.concept_layer import ConceptLayer
 from xplique_dirpairs.factorizers.decompositions import FastICAFactorizer
 from xplique_dirpairs.factorizers.universal import UniversalFactorizer
 from xplique_dirpairs.learning.learner import learn_pairs
 from xplique_dirpairs.learning.universal_pairs import learn_universal_pairs
 from xplique_dirpairs.matching.match_extractors import match_extractors
 from xplique_dirpairs.matching.match_result import Matches
+from xplique_dirpairs.maximisation.together import maximise_together
 from xplique_dirpairs.metrics.labelled_detectors import interpretability
 from xplique_dirpairs.models.split import split_model
 
@@ -64,7 +71,7 @@ TOKENS = "tokens"
 #: Width and number of the blocks of the transformer.
 _WIDTH, _BLOCKS = 64, 2
 #: Layers of MobileNetV2, with maps of 14 × 14 and of 7 × 7 cells.
-REAL_LAYERS = ("block_13_expand_relu", "out_relu")
+REAL_LAYERS = ("block_13_expand_relu", "block_16_expand_relu")
 
 Networks = Mapping[str, NDArray]
 Learned = tuple[dict[str, Any], NDArray | None, float | None]
@@ -272,6 +279,37 @@ def scenes_part(arguments: argparse.Namespace) -> Table:
     )
 
 
+def pictures_part(arguments: argparse.Namespace) -> Table:
+    """Return the table of pictures that are made for shared concepts."""
+    models = {
+        "cnn": (scene_network(arguments.output), LAYER),
+        "vit": (scene_transformer(arguments.output, arguments.epochs), TOKENS),
+    }
+    scenes = annotated_scenes(arguments.images, seed=TRAINING_SEED)
+    splits = {name: split_model(*one) for name, one in models.items()}
+    x = {k: compute_activations(split[0], scenes.images) for k, split in splits.items()}
+    universal = learn_universal_pairs(x, arguments.concepts, random_state=arguments.seed, verbose=0)
+    concepts = {k: ConceptLayer.of(universal[k], split) for k, split in splits.items()}
+    made = maximise_together(
+        concepts, universal.shared, random_state=arguments.seed, verbose=0
+    ).pictures
+    rows = []
+    for source in models:
+        shares = []
+        for m, (target, layer) in enumerate(concepts.items()):
+            own = universal.shared[:, m]
+            data, pictures = (
+                layer.coefficients(values).reshape(len(values), -1, layer.number_of_concepts)
+                for values in (x[target], layer.activations(made[source]))
+            )
+            limits = np.quantile(data.mean(axis=1), 0.95, axis=0)
+            raised = pictures.mean(axis=1)[np.arange(len(own)), own] > limits[own]
+            shares.append(Cell.share(float(raised.mean())))
+        rows.append([Cell(source), *shares])
+    notes = [f"{len(universal.shared)} shared concepts; by chance 5 %."]
+    return Table(["pictures made for", *(f"raised in {name}" for name in models)], rows, notes)
+
+
 def layers_part(arguments: argparse.Namespace) -> Table:
     """Return the table of two layers of MobileNetV2."""
     data = load_data(arguments.data)
@@ -288,6 +326,9 @@ def layers_part(arguments: argparse.Namespace) -> Table:
     return measured(arguments.methods, *activations, arguments.concepts, arguments.seed)
 
 
+_PARTS = {"scenes": scenes_part, "layers": layers_part, "pictures": pictures_part}
+
+
 def main() -> None:
     """Measure, print and write the tables."""
     parser = argparse.ArgumentParser(
@@ -295,7 +336,7 @@ def main() -> None:
     )
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--data", type=Path)
-    parser.add_argument("--parts", nargs="+", choices=["scenes", "layers"], default=["scenes"])
+    parser.add_argument("--parts", nargs="+", choices=list(_PARTS), default=["scenes"])
     parser.add_argument("--methods", nargs="+", choices=list(METHODS), default=list(METHODS))
     parser.add_argument("--images", type=int, default=1000, help="scenes of each part")
     parser.add_argument("--photos", type=int, default=500, help="photographs of each part")
@@ -307,7 +348,7 @@ def main() -> None:
     if "layers" in arguments.parts and arguments.data is None:
         parser.error("--parts layers needs --data")
     for part in arguments.parts:
-        table = scenes_part(arguments) if part == "scenes" else layers_part(arguments)
+        table = _PARTS[part](arguments)
         print(table, flush=True)
         (arguments.output / f"two_networks_{part}.txt").write_text(f"{table}\n")
 
