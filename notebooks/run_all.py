@@ -3,8 +3,9 @@
     python notebooks/run_all.py
     python notebooks/run_all.py 1_quick_start --output DIR
 
-Each notebook runs in an empty folder, two at a time, and is written to build/notebooks, where
-`mkdocs build` takes it from. The metadata of a stored notebook says how many seconds it took, and
+Each notebook runs in an empty folder, one after the other (each uses all cores: two at a time took
+four times as long on two cores), and is written to build/notebooks, where `mkdocs build` takes it
+from. The metadata of a stored notebook says how many seconds it took, and
 which files it left in its folder. Needs the packages of the extra "notebooks".
 """
 
@@ -57,7 +58,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"any of {', '.join(names)}")
     parser.add_argument("--output", type=Path, default=HERE.parent / "build" / "notebooks")
-    parser.add_argument("--workers", type=int, default=2, metavar="N", help="notebooks at a time")
+    parser.add_argument("--workers", type=int, default=1, metavar="N", help="notebooks at a time")
     arguments = parser.parse_args()
     if unknown := set(arguments.names) - set(names):
         parser.error(f"there is no notebook {', '.join(sorted(unknown))}: give {', '.join(names)}")
