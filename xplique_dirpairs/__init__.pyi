@@ -45,7 +45,7 @@ from .factorizers.nonnegative import DictionaryLearningFactorizer as DictionaryL
 from .factorizers.nonnegative import NMFFactorizer as NMFFactorizer
 from .factorizers.nonnegative import SemiNMFFactorizer as SemiNMFFactorizer
 from .factorizers.universal import UniversalFactorizer as UniversalFactorizer
-from .factorizers.universal import UniversalView as UniversalView
+from .factorizers.universal_view import UniversalView as UniversalView
 from .interventions.correction import choose_k as choose_k
 from .interventions.correction import correct as correct
 from .interventions.correction_report import CorrectionReport as CorrectionReport
@@ -103,10 +103,10 @@ from .sensitivity.influence import influence as influence
 from .sensitivity.influence_result import Influence as Influence
 from .sensitivity.masked_importance import MaskedImportance as MaskedImportance
 from .sensitivity.masked_importance import RemovalCurves as RemovalCurves
-from .sensitivity.masked_importance import agreement as agreement
-from .sensitivity.masked_importance import is_correct as is_correct
 from .sensitivity.masked_importance import masked_importance as masked_importance
-from .sensitivity.masked_importance import probability_of as probability_of
+from .sensitivity.performances import agreement as agreement
+from .sensitivity.performances import is_correct as is_correct
+from .sensitivity.performances import probability_of as probability_of
 from .version import __version__ as __version__
 from .video.clips import VideoPairs as VideoPairs
 from .video.concepts import VideoConcepts as VideoConcepts

@@ -14,9 +14,9 @@ from PIL import Image
 from xplique.concepts import CraftTf
 
 from xplique_dirpairs.commands.compare import SeededCraft, compare_extractors
+from xplique_dirpairs.commands.concept_count import number_of_concepts
 from xplique_dirpairs.commands.console import Console
 from xplique_dirpairs.commands.option_values import EXTRACTORS
-from xplique_dirpairs.commands.subject import number_of_concepts
 from xplique_dirpairs.comparison.result import Comparison
 from xplique_dirpairs.extractors.craft import DirectionPairsTf
 from xplique_dirpairs.models.split import split_model
@@ -117,7 +117,7 @@ def test_only_the_classes_with_the_most_images_are_explained(call, monkeypatch):
 
 
 def test_auto_notes_that_the_number_of_concepts_cannot_be_estimated(call, monkeypatch):
-    monkeypatch.setattr("xplique_dirpairs.commands.subject.USUAL_NUMBER", 4)
+    monkeypatch.setattr("xplique_dirpairs.commands.concept_count.USUAL_NUMBER", 4)
     ran = call("fit", "--concepts", "auto", "--json")
     assert (ran.status, json.loads(ran.out)["concepts"]) == (0, 4)
     assert "number of concepts cannot be estimated (fewer than 40 images" in ran.err

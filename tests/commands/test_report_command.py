@@ -124,6 +124,19 @@ def test_a_report_of_given_pairs_uses_the_layer_and_preprocessing_of_their_fit(c
     assert data["page"] == "report/index.html"
 
 
+def test_problems_of_the_fit_of_given_pairs_are_noted_and_stand_in_the_report(
+    call, written, tmp_path
+):
+    assert call("fit", "--concepts", 2).status == 0
+    place = tmp_path / "concepts" / "summary.json"
+    summary = json.loads(place.read_text(encoding="utf-8")) | {"problems": ["ill-conditioned"]}
+    place.write_text(json.dumps(summary), encoding="utf-8")
+    ran = call("report", "--pairs", "concepts/pairs.npz", "--no-counterfactuals")
+    said = "when the pairs were learned: ill-conditioned"
+    assert ran.status == 0 and said in ran.err
+    assert said in written[-1].settings.notes
+
+
 def test_names_beside_the_pairs_are_read_until_other_pairs_are_learned(call, written, tmp_path):
     names = tmp_path / "concepts" / "names.json"
     assert call("fit", "--concepts", 2).status == 0

@@ -37,7 +37,8 @@ from xplique_dirpairs.factorizers.nonnegative import (
     NMFFactorizer,
     SemiNMFFactorizer,
 )
-from xplique_dirpairs.factorizers.universal import UniversalFactorizer, UniversalView
+from xplique_dirpairs.factorizers.universal import UniversalFactorizer
+from xplique_dirpairs.factorizers.universal_view import UniversalView
 
 
 class ViewOfTwo(UniversalView):

@@ -89,7 +89,7 @@ def test_schedules_end_with_the_steps_that_a_variable_gets(rng):
     joined = tf.constant(rng.normal(size=(6, 7)).astype(np.float32))
     for turn in [0, 1] * 10:
         model.train_step((joined, tf.constant(turn)))
-    for one in (*model._of_encoders, *model._of_dictionaries):
+    for one in (*model.encoder_optimizers, *model.dictionary_optimizers):
         np.testing.assert_allclose(one.learning_rate, 1e-2 * 0.02, rtol=1e-4)
 
 

@@ -221,7 +221,7 @@ def test_concepts_that_may_be_distractors_are_reported():
 
 def test_concepts_missing_in_all_other_restarts_are_reported(data, monkeypatch):
     monkeypatch.setattr(completion, "share_of_returns", lambda *_: np.array([1.0, 0.0, 0.5]))
-    with pytest.warns(LearningWarning, match=r"\[1\] were not found again in any other restart"):
+    with pytest.warns(LearningWarning, match="in any other restart: concept 1"):
         pairs, history = learn(data.features, n_init=3)
     assert history.missing == [1] and pairs.recurrence.tolist() == [1.0, 0.0, 0.5]
 

@@ -100,6 +100,7 @@ def test_networks_are_equal_in_both_layouts_with_the_same_weights():
         conv = layers.Conv2D(4, 3, data_format=data_format)
         conv.build((None, 3, 8, 8) if data_format == "channels_first" else (None, 8, 8, 3))
         conv.set_weights(weights)
+        assert [one.shape for one in conv.get_weights()] == [one.shape for one in weights]
 
 
 # ------------------------------------------------------------------ batches and inputs

@@ -11,12 +11,12 @@ import tensorflow as tf
 from numpy.typing import ArrayLike
 from xplique.concepts import CraftTf
 
+from xplique_dirpairs.commands.concept_count import number_of_concepts
 from xplique_dirpairs.commands.console import Console
 from xplique_dirpairs.commands.outputs import keep
 from xplique_dirpairs.commands.subject import (
     Subject,
     given_concepts,
-    number_of_concepts,
     open_subject,
 )
 from xplique_dirpairs.comparison.compare import compare
@@ -67,7 +67,7 @@ def run(arguments: argparse.Namespace, console: Console) -> None:
     with console.running():
         subject = open_subject(arguments, console)
         to_fit, to_measure = divide(subject, arguments, console)
-        given = given_concepts(subject, arguments)
+        given = given_concepts(subject, arguments, console)
         _, comparison = compare_extractors(
             arguments.extractors, to_fit, to_measure, given, arguments, console
         )

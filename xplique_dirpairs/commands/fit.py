@@ -10,11 +10,11 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
 
+from xplique_dirpairs.commands.concept_count import number_of_concepts
 from xplique_dirpairs.commands.console import Console, as_json
 from xplique_dirpairs.commands.kept_pairs import keep_pairs
 from xplique_dirpairs.commands.subject import (
     Subject,
-    number_of_concepts,
     open_subject,
     shown_classes,
 )

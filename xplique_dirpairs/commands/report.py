@@ -42,7 +42,7 @@ def run(arguments: argparse.Namespace, console: Console) -> None:
     with console.running():
         check_place(arguments.output, arguments.single_file)
         subject = open_subject(arguments, console)
-        given = given_concepts(subject, arguments)
+        given = given_concepts(subject, arguments, console)
         to_fit, shown = subject, subject
         if given is None or arguments.beside:
             to_fit, shown = divide(subject, arguments, console)

@@ -28,7 +28,6 @@ from xplique_dirpairs.core.types import Array
 from xplique_dirpairs.core.validation import shape_fits
 from xplique_dirpairs.data.images import compute_activations
 from xplique_dirpairs.extractors.concept_layer import ConceptLayer
-from xplique_dirpairs.learning.number_of_concepts import count_skewed_sources
 from xplique_dirpairs.learning.presets import get_recipe
 from xplique_dirpairs.models.split import SplitModel, split_model
 from xplique_dirpairs.pairs import DirectionPairs
@@ -38,8 +37,6 @@ from xplique_dirpairs.version import __version__
 SUMMARY = "summary.json"
 #: Number of images that pass through the network at a time.
 _BATCH = 64
-#: Number of concepts if it cannot be estimated from the features: the default of `CraftTf`.
-USUAL_NUMBER = 20
 
 
 @dataclass(frozen=True, eq=False)
@@ -466,34 +463,15 @@ def shown_classes(
     return [int(k) for k in classes[enough]]
 
 
-def given_concepts(subject: Subject, arguments: argparse.Namespace) -> ConceptLayer | None:
-    """Return the pairs of --pairs as concepts at the layer; None if the option is not given."""
-    path = arguments.pairs
-    return subject.concepts(DirectionPairs.load(path), path) if path else None
+def given_concepts(
+    subject: Subject, arguments: argparse.Namespace, console: Console
+) -> ConceptLayer | None:
+    """Return the pairs of --pairs as concepts at the layer; None if the option is not given.
 
-
-def number_of_concepts(wanted: int | str, subject: Subject, seed: int, console: Console) -> int:
-    """Return the number of concepts, estimated from the features if ``wanted`` is "auto".
-
-    If it cannot be estimated, `USUAL_NUMBER` is returned, and the console notes why.
+    The problems of their fit, which "fit" has stored beside them, become notes.
     """
-    if isinstance(wanted, int):
-        if wanted > subject.channels:
-            console.note(
-                f"--concepts {wanted}: layer {subject.split.layer!r} has {subject.channels} "
-                "channels, so no more than that many concepts can be told apart"
-            )
-        return wanted
-    console.step("count the concepts")
-    try:
-        count = count_skewed_sources(subject.activations, random_state=seed)
-        number, reason = count.number, count.reason
-    except ValueError as error:  # too few images
-        number, reason = None, str(error)
-    if number is None:
-        console.note(
-            f"the number of concepts cannot be estimated ({reason}): {USUAL_NUMBER} are learned"
-        )
-        return USUAL_NUMBER
-    console.note(f"{number} concepts: {reason}")
-    return number
+    path = arguments.pairs
+    problems = summary_of_fit(path).get("problems")
+    for problem in problems if isinstance(problems, list) else []:
+        console.note(f"when the pairs were learned: {problem}")
+    return subject.concepts(DirectionPairs.load(path), path) if path else None

@@ -29,7 +29,7 @@ from xplique_dirpairs.factorizers.sparse_autoencoder import (
     NaNGuard,
     SparseAutoencoder,
     shared_atoms,
-    top_k,
+    top_k_code,
 )
 from xplique_dirpairs.learning.features import Features, RandomBatches, sample_of
 from xplique_dirpairs.learning.history import LearningWarning
@@ -213,8 +213,8 @@ class AutoencoderFactorizer(LinearFactorizer):
         """Train the model from its present weights."""
         per_epoch = self._steps_per_epoch
         epochs = math.ceil(self.steps / per_epoch)
-        record, guard = keras.callbacks.History(), NaNGuard()
-        callbacks = [record, guard]
+        record = keras.callbacks.History()
+        callbacks = [record]
         if self._falling:
             schedule = KSchedule(self.number_of_concepts, k, int(self._falling * epochs))
             callbacks.insert(0, schedule)
@@ -224,23 +224,7 @@ class AutoencoderFactorizer(LinearFactorizer):
         rows, order = batches.take(epochs * per_epoch)
         steps = tf.data.Dataset.from_tensor_slices(order)
         steps = steps.map(lambda places: tf.gather(rows, places)).prefetch(2)
-        cut_short, interrupted = [], False
-        try:
-            with quiet():
-                model.fit(
-                    steps,
-                    epochs=epochs,
-                    steps_per_epoch=per_epoch,
-                    callbacks=callbacks,
-                    shuffle=False,
-                    verbose=0,
-                )
-        except KeyboardInterrupt:
-            interrupted = True
-            cut_short.append("the training was interrupted: the state reached so far is kept")
-        if guard.tripped_at is not None:
-            epoch = guard.tripped_at + 1
-            cut_short.append(f"values became NaN in epoch {epoch}: the state before it is kept")
+        cut_short, interrupted = train_or_keep(model, steps, epochs, per_epoch, callbacks)
         model.top_k.assign(k)
         return TrainingRun(
             curves=getattr(record, "history", {}),
@@ -254,14 +238,58 @@ class AutoencoderFactorizer(LinearFactorizer):
     # ---------------------------------------------------------------- reading
 
     def _read(self, x: tf.Tensor) -> tf.Tensor:
-        """Compute u = TopK(ReLU(F x − b)), (P, I), with at most k positive values per position."""
-        z = tf.matmul(x, tf.constant(self.filters_, x.dtype), transpose_b=True)
-        return top_k(tf.nn.relu(z - tf.constant(self.biases_, x.dtype)), self.k_)
+        return top_k_code(x, self.filters_, self.biases_, self.k_)
 
 
 def best_run(runs: list[TrainingRun]) -> TrainingRun:
     """Return the run that loses the smallest share of the variance."""
     return min(runs, key=lambda run: run.lost)
+
+
+def train_or_keep(
+    model: keras.Model,
+    data: tf.data.Dataset,
+    epochs: int,
+    per_epoch: int,
+    callbacks: list[keras.callbacks.Callback],
+) -> tuple[list[str], bool]:
+    """Train a model; keep the last good state if values become NaN or the user interrupts.
+
+    Parameters
+    ----------
+    model : keras.Model
+        Compiled model with a method ``is_finite``.
+    data : tf.data.Dataset
+        One element for each step.
+    epochs, per_epoch : int
+        Number of epochs, and of steps in each.
+    callbacks : list of keras.callbacks.Callback
+
+    Returns
+    -------
+    cut_short : list of str
+        Why the training ended early; empty if it did not.
+    interrupted : bool
+        Whether the user interrupted it.
+    """
+    guard, cut_short, interrupted = NaNGuard(), [], False
+    try:
+        with quiet():
+            model.fit(
+                data,
+                epochs=epochs,
+                steps_per_epoch=per_epoch,
+                callbacks=[*callbacks, guard],
+                shuffle=False,
+                verbose=0,
+            )
+    except KeyboardInterrupt:
+        interrupted = True
+        cut_short.append("the training was interrupted: the state reached so far is kept")
+    if guard.tripped_at is not None:
+        epoch = guard.tripped_at + 1
+        cut_short.append(f"values became NaN in epoch {epoch}: the state before it is kept")
+    return cut_short, interrupted
 
 
 def progress_bar(epochs: int) -> keras.callbacks.Callback:

@@ -290,6 +290,28 @@ def top_k(coefficients: tf.Tensor, k: int | tf.Tensor) -> tf.Tensor:
     return tf.scatter_nd(where, tf.reshape(values, [-1]), tf.shape(coefficients))
 
 
+def top_k_code(x: tf.Tensor, filters: Array, biases: Array, k: int) -> tf.Tensor:
+    """Compute u = TopK(ReLU(F x − b)), with at most k positive values per position.
+
+    Parameters
+    ----------
+    x : tf.Tensor of shape (P, D)
+        Features.
+    filters : ndarray of shape (I, D)
+        F.
+    biases : ndarray of shape (I,)
+        b.
+    k : int
+        Largest number of concepts of a position.
+
+    Returns
+    -------
+    coefficients : tf.Tensor of shape (P, I)
+    """
+    z = tf.matmul(x, tf.constant(filters, x.dtype), transpose_b=True)
+    return top_k(tf.nn.relu(z - tf.constant(biases, x.dtype)), k)
+
+
 def onto_simplex(rows: tf.Tensor) -> tf.Tensor:
     """Project every row (I, n) onto the simplex, the set of w ≥ 0 with Σ w = 1.
 

@@ -7,7 +7,6 @@ import time
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import KW_ONLY, dataclass, field
-from typing import NoReturn
 
 import keras
 import numpy as np
@@ -18,7 +17,6 @@ from sklearn.exceptions import NotFittedError
 
 from xplique_dirpairs.core.batching import as_positions, chunk_size, slices
 from xplique_dirpairs.core.linear_algebra import unit_rows
-from xplique_dirpairs.core.progress import quiet
 from xplique_dirpairs.core.tables import Cell, Table
 from xplique_dirpairs.core.types import Array
 from xplique_dirpairs.core.validation import (
@@ -34,15 +32,19 @@ from xplique_dirpairs.data.alignment import (
     sampled_images,
     to_grid,
 )
-from xplique_dirpairs.factorizers.autoencoder_base import progress_bar
-from xplique_dirpairs.factorizers.base import LinearFactorizer, check_enough
-from xplique_dirpairs.factorizers.sparse_autoencoder import NaNGuard, top_k
+from xplique_dirpairs.factorizers.autoencoder_base import progress_bar, train_or_keep
+from xplique_dirpairs.factorizers.base import check_enough
 from xplique_dirpairs.factorizers.universal_autoencoder import (
     LOSSES,
     UniversalAutoencoder,
     UniversalHistory,
 )
-from xplique_dirpairs.learning.coordinates import TOO_LARGE
+from xplique_dirpairs.factorizers.universal_view import (
+    UniversalView,
+    joined_features,
+    occupancy_of,
+    view_of,
+)
 from xplique_dirpairs.learning.features import RandomBatches
 from xplique_dirpairs.learning.history import LearningWarning
 from xplique_dirpairs.metrics.cross_reconstruction import Moments, ridge_r2
@@ -53,58 +55,6 @@ _EPOCHS = 50
 _START_SAMPLE = 2_000
 #: Number of images from which a ceiling can be learned and measured.
 _FEWEST_IMAGES = 4
-
-
-@dataclass(eq=False, repr=False, kw_only=True)
-class UniversalView(LinearFactorizer):
-    """The concepts of a `UniversalFactorizer` in one of its networks, an ordinary factorizer.
-
-    Features x of the network have the coefficients u = TopK(ReLU(filters · x − biases)), and are
-    reconstructed as ``u @ bank + constant``. Coefficients of all networks have the same unit:
-    u of one network, decoded by the view of another, predicts the features of the other.
-
-    Attributes
-    ----------
-    name : str
-        Name of the network.
-    bank_, filters_ : ndarray of shape (I, D)
-        Atoms, in the units of the features, and filters. The atom of a concept that the network
-        does not have is short.
-    biases_ : ndarray of shape (I,)
-        A concept can fire at x only if ``filters_ @ x > biases_``.
-    constant_ : ndarray of shape (D,)
-        Mean of the features.
-    k_ : int
-        Largest number of concepts that fire at a position.
-    history_ : UniversalHistory
-        How the training went, of all networks together.
-    """
-
-    name: str = ""
-    biases_: Array = field(init=False)
-    k_: int = field(init=False)
-    history_: UniversalHistory = field(init=False)
-
-    def fit(self, activations: ArrayLike) -> NoReturn:  # type: ignore[override]
-        """Raise a TypeError: a view has the concepts that were learned for all networks.
-
-        Raises
-        ------
-        TypeError
-            Always.
-        """
-        raise TypeError(
-            f"the concepts of {self.name!r} are a view of a UniversalFactorizer, which is learned "
-            "for all networks together: call its fit({name: activations, …})"
-        )
-
-    def _learn(self, x: Array) -> tuple[Array, Array]:
-        self.fit(x)
-
-    def _read(self, x: tf.Tensor) -> tf.Tensor:
-        """Compute u = TopK(ReLU(F x − b)), (P, I), with at most k positive values per position."""
-        z = tf.matmul(x, tf.constant(self.filters_, x.dtype), transpose_b=True)
-        return top_k(tf.nn.relu(z - tf.constant(self.biases_, x.dtype)), self.k_)
 
 
 @dataclass(eq=False, repr=False)
@@ -226,7 +176,7 @@ class UniversalFactorizer:
         maps = maps_of_same_images(activations)
         wanted = common_grid({name: one.shape[1:3] for name, one in maps.items()}, grid)
         images = sampled_images(maps, wanted, rng)
-        joined, centres, scales = _joined(maps, wanted, images)
+        joined, centres, scales = joined_features(maps, wanted, images)
         check_enough(len(joined), self.number_of_concepts)
         widths = [len(one) for one in centres]
         model = UniversalAutoencoder(
@@ -242,12 +192,12 @@ class UniversalFactorizer:
         curves, cut_short, interrupted = self._train(model, joined, rng)
         views = {}
         for m, (name, centre, scale) in enumerate(zip(maps, centres, scales, strict=True)):
-            views[name] = _view(model, m, k, name, centre, scale)
+            views[name] = view_of(model, m, k, name, centre, scale)
         self.names_, self.grid_, self._views = tuple(maps), wanted, views
         self.history_ = UniversalHistory(
             losses={name: curves.get(name, []) for name in LOSSES},
             occupancy=np.array(
-                [_occupancy(self[name], maps[name], wanted, images) for name in self.names_]
+                [occupancy_of(self[name], maps[name], wanted, images) for name in self.names_]
             ),
             r2=np.diag(self._cross_r2(maps, images)),
             cut_short=cut_short,
@@ -307,29 +257,12 @@ class UniversalFactorizer:
         turns = rng.permutation(np.arange(len(order)) % len(model.dictionaries)).astype(np.int32)
         data = tf.data.Dataset.from_tensor_slices((order, turns))
         data = data.map(lambda places, turn: (tf.gather(rows, places), turn)).prefetch(2)
-        record, guard = keras.callbacks.History(), NaNGuard()
-        callbacks = [record, guard]
+        record = keras.callbacks.History()
+        callbacks = [record]
         if self.verbose:
             print(f"Learning {self.number_of_concepts} universal concepts")
             callbacks.append(progress_bar(epochs))
-        cut_short, interrupted = [], False
-        model.compile(steps_per_execution=per_epoch, jit_compile=False)
-        try:
-            with quiet():
-                model.fit(
-                    data,
-                    epochs=epochs,
-                    steps_per_epoch=per_epoch,
-                    callbacks=callbacks,
-                    shuffle=False,
-                    verbose=0,
-                )
-        except KeyboardInterrupt:
-            interrupted = True
-            cut_short.append("the training was interrupted: the state reached so far is kept")
-        if guard.tripped_at is not None:
-            epoch = guard.tripped_at + 1
-            cut_short.append(f"values became NaN in epoch {epoch}: the state before it is kept")
+        cut_short, interrupted = train_or_keep(model, data, epochs, per_epoch, callbacks)
         return getattr(record, "history", {}), cut_short, interrupted
 
     # ---------------------------------------------------------------- reading
@@ -530,51 +463,3 @@ class UniversalFactorizer:
                     lost[i, j] += np.square(x - target.decode(u), dtype=np.float64).sum()
         total = squares - [np.square(one).sum() / count for one in sums]
         return np.asarray(1.0 - lost / np.where(total > 0, total, np.nan))
-
-
-def _joined(
-    maps: Mapping[str, Array], grid: Grid, images: Array
-) -> tuple[Array, list[Array], list[float]]:
-    """Return centred and scaled features of all networks side by side, means and scales."""
-    columns, centres, scales = [], [], []
-    for name, one in maps.items():
-        x = as_positions(to_grid(one[images], grid))
-        centre = x.mean(axis=0, dtype=np.float64)
-        with np.errstate(over="ignore"):
-            scale = float(np.sqrt(np.mean(np.square(x - centre))))
-        if scale <= 1e-6 * np.abs(centre).max(initial=0.0) or scale == 0:
-            raise ValueError(
-                f"{name}: the activations must not be constant, but are the same at all {len(x)} "
-                "positions"
-            )
-        if scale * math.sqrt(x.size) > math.sqrt(float(np.finfo(np.float32).max)):
-            raise ValueError(f"{name}: {TOO_LARGE}")
-        columns.append(((x - centre) / scale).astype(np.float32))
-        centres.append(centre)
-        scales.append(scale)
-    return np.concatenate(columns, axis=1), centres, scales
-
-
-def _view(
-    model: UniversalAutoencoder, m: int, k: int, name: str, centre: Array, scale: float
-) -> UniversalView:
-    """Return the concepts of network m, for raw features x = centre + scale · x̃."""
-    weights, shift = (one.numpy().astype(np.float64) for one in model.encoders[m])
-    atoms = model.atoms(m).numpy()
-    view = UniversalView(number_of_concepts=len(atoms), name=name)
-    view.filters_ = (weights / scale).astype(np.float32)
-    view.biases_ = (weights @ centre / scale - shift).astype(np.float32)
-    view.bank_ = (scale * atoms).astype(np.float32)
-    view.constant_ = centre.astype(np.float32)
-    view.k_ = k
-    return view
-
-
-def _occupancy(view: UniversalView, maps: Array, grid: Grid, images: Array) -> Array:
-    """Return the share of the positions at which each concept fires, (I,)."""
-    fires, count = np.zeros(view.number_of_concepts), 0
-    for part in slices(len(images), chunk_size(4 * maps[0].size)):
-        u = view.encode(as_positions(to_grid(maps[images[part]], grid)))
-        fires += (u > 0).sum(axis=0)
-        count += len(u)
-    return fires / count

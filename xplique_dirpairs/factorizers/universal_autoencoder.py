@@ -84,11 +84,13 @@ class UniversalAutoencoder(keras.Model):
         self.dictionaries = [variable(self, f"atoms_{m}", one) for m, one in enumerate(atoms)]
         # Schedules have the steps that a variable really gets.
         own = math.ceil(steps / len(atoms))
-        self._of_encoders = [_adam(learning_rate, own) for _ in atoms]
-        self._of_dictionaries = [_adam(learning_rate, steps if self._all else own) for _ in atoms]
-        for encoder, one in zip(self.encoders, self._of_encoders, strict=True):
+        self.encoder_optimizers = [_adam(learning_rate, own) for _ in atoms]
+        self.dictionary_optimizers = [
+            _adam(learning_rate, steps if self._all else own) for _ in atoms
+        ]
+        for encoder, one in zip(self.encoders, self.encoder_optimizers, strict=True):
             one.build(list(encoder))
-        for dictionary, one in zip(self.dictionaries, self._of_dictionaries, strict=True):
+        for dictionary, one in zip(self.dictionaries, self.dictionary_optimizers, strict=True):
             one.build([dictionary])
         self._means = {name: keras.metrics.Mean(name) for name in LOSSES}
         self._finite = variable(self, "finite", 1.0, trainable=False)
@@ -154,10 +156,10 @@ class UniversalAutoencoder(keras.Model):
         with tf.GradientTape() as tape:
             losses = self.terms(joined, encoded)
         of_encoder, of_dictionaries = tape.gradient(losses["objective"], (encoder, dictionaries))
-        self._of_encoders[encoded].apply(of_encoder, encoder)
+        self.encoder_optimizers[encoded].apply(of_encoder, encoder)
         for m, gradient in zip(changed, of_dictionaries, strict=True):
             dictionary = self.dictionaries[m]
-            self._of_dictionaries[m].apply([gradient], [dictionary])
+            self.dictionary_optimizers[m].apply([gradient], [dictionary])
             if self._ball:
                 dictionary.assign(tf.clip_by_norm(dictionary, 1.0, axes=[-1]))
         return losses

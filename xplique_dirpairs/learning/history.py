@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -114,28 +115,31 @@ class History:
         """
         messages = [*self.cut_short, *self.doubts]
         if self.dead:
-            messages.append(f"concepts {self.dead} are hardly ever detected: fewer may be enough")
+            messages.append(f"hardly ever detected: {_named(self.dead)}; fewer may be enough")
         if self.duplicates:
-            messages.append(f"concepts {self.duplicates} are detected at the same positions")
+            pairs = ", ".join(f"{i} and {j}" for i, j in self.duplicates)
+            messages.append(f"detected at the same positions: concepts {pairs}")
         if self.surplus:
             messages.append(
-                f"concepts {self.surplus} are detected hardly more often than the learning demands "
-                "of every concept: there are fewer concepts, and these signal vectors mean nothing"
+                f"detected hardly more often than the learning demands of every concept: "
+                f"{_named(self.surplus)}; there are fewer concepts, and these signal vectors mean "
+                "nothing"
             )
         if self.missing:
-            messages.append(f"concepts {self.missing} were not found again in any other restart")
+            messages.append(f"not found again in any other restart: {_named(self.missing)}")
         last = list(self.violations.values())[-1] if self.violations else {}
         for name, excess in last.items():
             messages.append(f"the bound on L^{name} is exceeded by {excess:.3g}")
         crowded = np.flatnonzero(self.occupancy > 0.5)
         if crowded.size and len(self.occupancy) > 2:
-            messages.append(f"concepts {crowded.tolist()} are detected on most of the positions")
+            messages.append(f"detected on most of the positions: {_named(crowded)}")
         is_explained = any(doubt.startswith(MORE_THAN_DIMENSIONS) for doubt in self.doubts)
         if self.condition_number > WELL_CONDITIONED and not is_explained:
             messages.append(
                 f"filters and signal vectors are ill-conditioned ({self.condition_number:.3g}, "
                 f"above {WELL_CONDITIONED:.0f}): a regularised inverse is used, and switching one "
-                "concept off changes others a little. Too few or too many concepts can cause this"
+                "concept off changes others a little. Too few or too many concepts can cause this: "
+                "compare with half and with twice as many"
             )
         return messages
 
@@ -252,3 +256,9 @@ def share_of_returns(filters: Array, best: int, covariance: Array) -> Array:
     correlations = cross / np.sqrt(variances[best][None, :, None] * variances[:, None, :])
     others = np.delete(correlations.max(axis=2) >= _COMES_BACK, best, axis=0)
     return np.asarray(others.mean(axis=0))
+
+
+def _named(concepts: Iterable[int]) -> str:
+    """Return concepts by their numbers, as text."""
+    numbers = [str(int(i)) for i in concepts]
+    return f"concept{'s' if len(numbers) > 1 else ''} {', '.join(numbers)}"

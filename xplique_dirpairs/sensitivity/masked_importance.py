@@ -18,7 +18,6 @@ from xplique_dirpairs.core.types import Array
 from xplique_dirpairs.core.validation import (
     as_inputs,
     check_choice,
-    check_class,
     check_fraction,
     check_integer,
     check_random_state,
@@ -33,11 +32,10 @@ from xplique_dirpairs.metrics.masked import (
 from xplique_dirpairs.models.graph import layer_output, node_of
 from xplique_dirpairs.models.switches import check_same_outputs, switched_copy
 from xplique_dirpairs.plots.video import plot_removal
+from xplique_dirpairs.sensitivity.performances import Performance
 
 #: A concept: its layer, head (−1: the layer has none), and number there.
 Unit: TypeAlias = tuple[int, int, int]
-#: A function of outputs (N, …) and inputs (N, …) to one number for each input, (N,).
-Performance: TypeAlias = Callable[[Array, Array], ArrayLike]
 
 ZERO, MEAN, MINUS_INFINITY, SUPPRESS = "zero", "mean", "minus_infinity", "suppress"
 REMOVALS = (ZERO, MEAN, MINUS_INFINITY, SUPPRESS)
@@ -447,56 +445,3 @@ def _mean_coefficients(own: ConceptLayer, inputs: Array, batch_size: int) -> Arr
         u = u.reshape(-1, u.shape[-1])
         total, count = total + u.sum(axis=0, dtype=np.float64), count + len(u)
     return total / max(count, 1)
-
-
-# ------------------------------------------------------------ performances
-
-
-def probability_of(class_id: int) -> Performance:
-    """Return the performance "probability of a class", for outputs that are probabilities.
-
-    Parameters
-    ----------
-    class_id : int
-        Index of the class.
-
-    Returns
-    -------
-    performance : callable
-        Function of outputs (N, K) and inputs to (N,).
-    """
-    check_class(class_id, None)
-    return lambda outputs, inputs: outputs[:, class_id]
-
-
-def is_correct(classes: int | ArrayLike) -> Performance:
-    """Return the performance "1 if the class is recognised, 0 if not".
-
-    Parameters
-    ----------
-    classes : int or array-like of shape (N,)
-        True class of all inputs, or of each.
-
-    Returns
-    -------
-    performance : callable
-        Function of outputs (N, K) and inputs to (N,).
-    """
-    wanted = np.asarray(classes)
-    return lambda outputs, inputs: (outputs.argmax(axis=-1) == wanted).astype(np.float64)
-
-
-def agreement(outputs: ArrayLike) -> Performance:
-    """Return the performance "1 if the likeliest class is the one of other outputs".
-
-    Parameters
-    ----------
-    outputs : array-like of shape (N, K)
-        Outputs of the intact network.
-
-    Returns
-    -------
-    performance : callable
-        Function of outputs (N, K) and inputs to (N,).
-    """
-    return is_correct(np.asarray(outputs).argmax(axis=-1))
