@@ -96,7 +96,7 @@ def test_the_figure_has_two_matrices_for_each_group(pictures):
     figure = report.plot()
 
     assert len(figure.axes) == 4
-    assert figure.axes[0].get_title().startswith("clean, before")
+    assert figure.axes[0].get_title().startswith("clean\nbefore")
     shown = [text.get_text() for text in figure.axes[3].texts]
     assert shown == [str(n) for n in report.groups["marked"].confusions[1].ravel()]
     assert len(report.plot(["marked"]).axes) == 2

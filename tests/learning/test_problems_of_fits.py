@@ -240,7 +240,8 @@ def test_surplus_concepts_are_reported_and_do_not_harm_the_others(eight):
     pairs, history = with_problems(eight.features, 10)
     assert best_cosines(pairs, eight).min() > 0.98
     assert len(history.surplus) == 2
-    assert any(str(history.surplus) in problem for problem in history.problems())
+    numbers = "concepts " + ", ".join(map(str, history.surplus))
+    assert any(numbers in problem for problem in history.problems())
     real = np.delete(pairs.signals, history.surplus, axis=0)
     assert np.abs(cosines(real, eight.signals)).max(axis=0).min() > 0.98
 

@@ -262,6 +262,7 @@ class UniversalFactorizer:
         if self.verbose:
             print(f"Learning {self.number_of_concepts} universal concepts")
             callbacks.append(progress_bar(epochs))
+        model.compile(steps_per_execution=per_epoch, jit_compile=False)
         cut_short, interrupted = train_or_keep(model, data, epochs, per_epoch, callbacks)
         return getattr(record, "history", {}), cut_short, interrupted
 
