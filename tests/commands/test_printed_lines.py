@@ -39,14 +39,18 @@ for arguments in json.loads(sys.argv[1]):
 def place(tmp_path_factory):
     """A folder with the files that the examples of the help name.
 
-    ``m.keras`` has the outputs of ImageNet and a layer ``out_relu`` of 32 channels; that of
-    ``a.keras`` and ``b.keras`` is named ``relu``. ``photos`` has a folder for each of 3 classes.
+    ``m.keras`` has the outputs of ImageNet and a layer ``out_relu`` of 32 channels, with two layers
+    of 8 channels before it; that of ``a.keras`` and ``b.keras`` is named ``relu``. ``photos`` has a
+    folder for each of 3 classes.
     """
     folder = tmp_path_factory.mktemp("examples")
     for seed, (name, layer) in enumerate((("m", "out_relu"), ("a", "relu"), ("b", "relu"))):
         keras.utils.set_random_seed(seed)
         inputs = keras.Input((48, 48, 3))
         x = keras.layers.Rescaling(1 / 127.5, offset=-1)(inputs)  # tells what pixels it takes
+        if name == "m":
+            x = keras.layers.Conv2D(8, 3, 2, activation="relu", name="block_6_add")(x)
+            x = keras.layers.Conv2D(8, 3, activation="relu", name="block_12_add")(x)
         x = keras.layers.Conv2D(32, 5, 4, activation="relu", name=layer)(x)
         x = keras.layers.GlobalAveragePooling2D()(x)
         network = keras.Model(inputs, keras.layers.Dense(1000, activation="softmax")(x))
