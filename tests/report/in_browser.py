@@ -23,7 +23,7 @@ def opened_browser():
 class Visit:
     """A page that records its errors and its requests."""
 
-    def __init__(self, browser, path, viewport=WIDE, **options):
+    def __init__(self, browser, path, viewport=WIDE, ready="main h1", **options):
         self.context = browser.new_context(viewport=viewport, **options)
         self.page = self.context.new_page()
         self.page.set_default_timeout(20_000)
@@ -33,7 +33,7 @@ class Visit:
         self.page.on("requestfailed", lambda request: self.wrong.append(request.url))
         self.page.on("request", lambda request: self.requests.append(request.url))
         self.page.goto(path.as_uri())
-        self.page.wait_for_selector("main h1")
+        self.page.wait_for_selector(ready)
 
     def _record_message(self, message):
         if message.type in ("error", "warning"):

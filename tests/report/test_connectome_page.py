@@ -19,7 +19,7 @@ def small(name="wheel"):
     kept = np.array([[True, False], [True, True]])
     values = np.array([[0.5, 0.1], [-0.2, 0.9]])
     edges = Edges(values, values, values, 1 - np.abs(values), kept)
-    settings = {"level": 0.05, "correction": "none", "images": 3}
+    settings = {"level": 0.05, "correction": "none", "images": 3, "direction": "signals"}
     return Connectome(layers, (edges, edges), (0, 1), ("street", "village"), settings)
 
 
