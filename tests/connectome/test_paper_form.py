@@ -2,6 +2,7 @@ import keras
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
+from scipy import stats
 
 from xplique_dirpairs.connectome.build import build_connectome
 from xplique_dirpairs.connectome.diagnose import diagnose_prediction
@@ -139,6 +140,22 @@ def test_edges_of_the_published_form_follow_the_colours(concepts):
 def test_paired_test_without_variation():
     shares = np.stack([np.full((3, 2), 0.5), np.full((3, 2), 0.8)])
     np.testing.assert_array_equal(paired_p_values(shares, np.full((3, 2), 0.5)), [[1, 1], [0, 0]])
+
+
+def test_rounding_is_no_variation():
+    of_random = np.array([[0.1], [0.2], [0.4]])
+    shares = np.stack([of_random + 0.2, of_random + 1e-16])
+    np.testing.assert_array_equal(paired_p_values(shares, of_random), [[0], [1]])
+
+
+def test_paired_test_is_that_of_a_slow_second_writing():
+    rng = np.random.default_rng(0)
+    shares, of_random = rng.random((4, 6, 3)), rng.random((6, 3))
+    found = paired_p_values(shares, of_random)
+    for c, q in np.ndindex(4, 3):
+        difference = shares[c, :, q] - of_random[:, q]
+        t = difference.mean() / (difference.std(ddof=1) / np.sqrt(6))
+        assert found[c, q] == pytest.approx(2 * stats.t.sf(abs(t), df=5))
 
 
 def test_halves_of_an_image_go_to_their_classes(network):

@@ -36,6 +36,8 @@ from xplique_dirpairs.plots.images import as_picture, pixel_limits
 _HELD_OUT, _ALPHA = 1.0 / 3.0, 0.01
 #: Number of images of a class that the edges to it are measured in, the last of twice as many.
 _CLASS_IMAGES = 50
+#: Differences of shares below this are none.
+_ROUNDING = 1e-9
 
 
 def itcav(
@@ -219,7 +221,9 @@ def _shares(responses: Responses, indices: Array, q: int, cavs: Array) -> Array:
 def paired_p_values(shares: Array, of_random: Array) -> Array:
     """Return p of paired t-tests of shares (I, R, J) with those of a random concept (R, J)."""
     differences = shares - of_random
-    constant = np.ptp(differences, axis=1) == 0
+    # Shares are quotients of whole numbers: what is less than this is rounding.
+    differences[np.abs(differences) < _ROUNDING] = 0.0
+    constant = np.ptp(differences, axis=1) < _ROUNDING
     with np.errstate(divide="ignore", invalid="ignore"):
         p = np.asarray(stats.ttest_1samp(np.where(constant[:, None], np.nan, differences), 0.0,
                                          axis=1).pvalue)  # fmt: skip
