@@ -1,6 +1,7 @@
 """Which concepts make which: planted connectomes, the scenes' CNN, MobileNetV2 on photographs.
 
     python benchmarks/connectome.py --output DIR --parts planted
+    python benchmarks/connectome.py --output DIR --parts shuffled
     python benchmarks/connectome.py --output DIR --parts scenes
     python benchmarks/connectome.py --output DIR --parts real --data DIR
 
@@ -8,6 +9,8 @@ Tables are printed and written to --output:
 
     planted     AUC of the planted edges of either sign, by effect, for true pairs with each target
                 and direction, and for concepts that each method learns from the features
+    shuffled    share of edges with p ≤ .05, before correction, where there are none: the weights
+                between two layers are shuffled, or the directions are random
     scenes      edges of the scenes' network at its last three layers beside the relations that the
                 drawing rules demand and exclude (`scene_relations`), predicted and measured effects
                 of suppressing each concept on other images, and the effects of painting objects
@@ -20,6 +23,8 @@ from __future__ import annotations
 import argparse
 import resource
 import time
+from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import keras
@@ -39,7 +44,7 @@ from xplique_dirpairs.connectome.divide import divide_images
 from xplique_dirpairs.connectome.itcav import itcav
 from xplique_dirpairs.connectome.segment_concepts import segment_concepts
 from xplique_dirpairs.connectome.suppression import suppression_test
-from xplique_dirpairs.core.linear_algebra import cosines, match
+from xplique_dirpairs.core.linear_algebra import cosines, match, unit_rows
 from xplique_dirpairs.core.tables import Cell, Table
 from xplique_dirpairs.datasets.annotated_scenes import CLASS_NAMES, annotated_scenes
 from xplique_dirpairs.datasets.planted_connectome import LOWER, UPPER, planted_connectome
@@ -47,9 +52,18 @@ from xplique_dirpairs.factorizers.decompositions import KMeansFactorizer, PCAFac
 from xplique_dirpairs.factorizers.direction_pairs import DirectionPairsFactorizer
 from xplique_dirpairs.factorizers.nonnegative import NMFFactorizer
 from xplique_dirpairs.learning.learner import learn_pairs
+from xplique_dirpairs.models.segment import segment_model
 
-PARTS = ("planted", "scenes", "real")
+PARTS = ("planted", "shuffled", "scenes", "real")
 METHODS = ("pairs", "NMF", "published form")
+#: Methods that learn planted concepts → how edges are measured. Coefficients of K-Means are steps.
+LEARNED = {
+    "pairs": EdgeSettings(),
+    "NMF": EdgeSettings(),
+    "PCA": EdgeSettings(),
+    "K-Means": EdgeSettings(measure="shift"),
+    "K-Means, distance from centres": EdgeSettings(target="centroid"),
+}
 #: Layers of MobileNetV2, from 28 × 28 cells of 144 channels to 7 × 7 cells of 1280. In its layers
 #: of 32 to 96 channels no more edges stand out from uniform directions than by chance.
 REAL_LAYERS = (
@@ -90,20 +104,15 @@ def planted_table(seeds: int, lower: int) -> Table:
                 found.setdefault(f"true pairs, {target}, {direction}", []).append(
                     [*aucs(planted.edges, one.effects), absent / present, 1.0, 1.0]
                 )
-        for name in ("pairs", "NMF", "PCA", "K-Means"):
-            learned = {layer: fitted(name, own, truth[layer]) for layer, own in features.items()}
-            measure = "shift" if name == "K-Means" else "slope"  # whose coefficients are steps
-            made = build_connectome(
-                planted.model, {layer: one[0] for layer, one in learned.items()}, x,
-                settings=EdgeSettings(measure=measure), verbose=0,
-            )  # fmt: skip
-            (_, rows, signs, close), (_, columns, upper_signs, upper_close) = learned.values()
-            effects = made.effects[0][np.ix_(rows, columns)] * signs[:, None] * upper_signs
-            absent = np.nanmean(np.abs(effects[planted.edges == 0]))
-            present = np.nanmean(np.abs(effects[planted.edges != 0]))
+        for name, settings in LEARNED.items():
+            method = name.partition(",")[0]
+            learned = {layer: fitted(method, own, truth[layer]) for layer, own in features.items()}
+            given = {layer: one[0] for layer, one in learned.items()}
+            made = build_connectome(planted.model, given, x, settings=settings, verbose=0)
             found.setdefault(f"learned: {name}", []).append(
-                [*aucs(planted.edges, effects), absent / present, close, upper_close]
+                planted_row(planted, made.effects[0], *(one[1:] for one in learned.values()))
             )
+        found.setdefault("published form", []).append(published_row(planted, truth, lower, seed))
     rows = []
     for name, values in found.items():
         means, low = np.mean(values, axis=0), np.min(values, axis=0)
@@ -115,12 +124,33 @@ def planted_table(seeds: int, lower: int) -> Table:
     return Table(headers, rows, notes)
 
 
+def planted_row(planted, effects, lower, upper) -> list[float]:
+    """Return AUCs, the size of absent edges beside present ones, and how well concepts match.
+
+    ``lower`` and ``upper`` are what `matched` returns for the concepts of each layer.
+    """
+    (rows, signs, close), (columns, upper_signs, upper_close) = lower, upper
+    effects = effects[np.ix_(rows, columns)] * signs[:, None] * upper_signs
+    absent = np.nanmean(np.abs(effects[planted.edges == 0]))
+    present = np.nanmean(np.abs(effects[planted.edges != 0]))
+    return [*aucs(planted.edges, effects), absent / present, close, upper_close]
+
+
+def matched(directions, signals):
+    """Return which concept is each true one, the sign of their cosine, and the mean |cosine|."""
+    cosine = cosines(directions, signals)
+    rows = match(np.abs(cosine))
+    values = cosine[rows, np.arange(len(signals))]
+    return rows, np.sign(values), float(np.abs(values).mean())
+
+
 def fitted(name, features, truth):
-    """Return a method's concepts, their match with the truth, signs, and the mean cosine."""
+    """Return a method's concepts, and their match with the truth."""
     x = features.reshape(-1, features.shape[-1])
     count = truth.number_of_concepts
     if name == "pairs":
-        pairs, _ = learn_pairs(x, count, random_state=0, verbose=0)
+        images = features.reshape(len(features), -1, features.shape[-1])
+        pairs, _ = learn_pairs(images, count, random_state=0, verbose=0)
         concepts = DirectionPairsFactorizer.from_pairs(pairs)
     else:
         concepts = {
@@ -129,13 +159,105 @@ def fitted(name, features, truth):
             "K-Means": KMeansFactorizer(count, random_state=0),
         }[name]
         concepts.fit(np.maximum(x, 0) if name == "NMF" else x)
-    cosine = cosines(concepts.encoding_directions, truth.signals)
-    rows = match(np.abs(cosine))
-    matched = cosine[rows, np.arange(count)]
-    return concepts, rows, np.sign(matched), float(np.abs(matched).mean())
+    return concepts, *matched(concepts.encoding_directions, truth.signals)
+
+
+def published_row(planted, truth, lower, seed) -> list[float]:
+    """Return the row of the published form, whose clusters are matched by their centres."""
+    segments = divide_images(planted.model, list(truth), planted.images, cell=1, verbose=0)
+    concepts = segment_concepts(planted.model, segments, prune=False, verbose=0)
+    random_images = planted_connectome(192, lower=lower, side=8, seed=seed).images[128:]
+    made = itcav(concepts, random_images, verbose=0)
+    matches = [
+        matched(one.centres - one.centres.mean(axis=0), own.signals - own.signals.mean(axis=0))
+        for one, own in zip(concepts.values(), truth.values(), strict=True)
+    ]
+    return planted_row(planted, made.effects[0], *matches)
+
+
+# ------------------------------------------------------------ where there are no edges
+
+
+def shuffled(model, lower: str, upper: str, rng):
+    """Return a copy of a network with shuffled kernels between two layers."""
+    copy = keras.models.clone_model(model)
+    copy.set_weights(model.get_weights())
+    between = segment_model(copy, lower, upper).layers[1:]
+    for layer in between:
+        if isinstance(layer, keras.layers.Conv2D):
+            kernel, *rest = layer.get_weights()
+            layer.set_weights([rng.permutation(kernel.ravel()).reshape(kernel.shape), *rest])
+    return copy
+
+
+def random_directions(pairs, rng):
+    """Return pairs with random signal vectors."""
+    signals = unit_rows(rng.standard_normal(pairs.signals.shape)).astype(pairs.signals.dtype)
+    return replace(pairs, signals=signals)
+
+
+def null_row(name: str, made: list, edges: int) -> list[Cell]:
+    """Return a row: share of edges with p ≤ .05 over all connectomes, and what it may be."""
+    p = np.concatenate([one.p_values[0].ravel() for one in made])
+    p = p[np.isfinite(p)]
+    kept = [one.kept[0].mean() for one in made]
+    bound = 0.05 + 3 * np.sqrt(0.05 * 0.95 / p.size)
+    return [
+        Cell(name),
+        Cell(str(len(made))),
+        Cell(f"{p.size} of {len(made) * edges}"),
+        Cell.figure(float(np.mean(p <= 0.05)), 3),
+        Cell.figure(float(bound), 3),
+        Cell.figure(float(np.mean(kept)), 3),
+    ]
+
+
+def shuffled_table(arguments) -> Table:
+    """Return the table of edges that are found where there are none."""
+    rng = np.random.default_rng(0)
+    rows = []
+
+    def measure(name, model, images, pairs, between) -> None:
+        """Add the rows of shuffled weights and of random directions."""
+        lower, upper = between
+        settings = EdgeSettings(sample=2)
+        for kind in ("shuffled weights", "random directions"):
+            made = []
+            for _ in range(arguments.shuffles):
+                given, network = dict(pairs), model
+                if kind == "shuffled weights":
+                    network = shuffled(model, lower, upper, rng)
+                else:
+                    given[lower] = random_directions(pairs[lower], rng)
+                made.append(build_connectome(network, given, images, settings=settings, verbose=0))
+            edges = int(np.prod([pairs[layer].number_of_concepts for layer in between]))
+            rows.append(null_row(f"{name}, {kind}", made, edges))
+            print([cell.text for cell in rows[-1]], flush=True)
+
+    for channels in (24, 128):
+        planted = planted_connectome(64, channels=channels)
+        pairs = {LOWER: planted.lower, UPPER: planted.upper}
+        measure(f"planted, {channels} channels", planted.model, planted.images, pairs,
+                (LOWER, UPPER))  # fmt: skip
+    network = scene_network(arguments.output, arguments.network_images)
+    images = annotated_scenes(arguments.images, seed=TRAINING_SEED).images
+    layers = scene_layers(network)
+    given = dict.fromkeys(layers, arguments.concepts)
+    made = build_connectome(network, given, images, verbose=0)
+    pairs = {str(layer.layer): layer.pairs for layer in made.network()}
+    for between in pairwise(layers):
+        own = {layer: pairs[layer] for layer in between}
+        measure(f"scenes, {' to '.join(between)}", network, images, own, between)
+    headers = ["network", "connectomes", "edges", "p ≤ .05", "at most", "kept after correction"]
+    return Table(headers, rows, ["At most: .05 and three standard errors."])
 
 
 # ------------------------------------------------------------ scenes
+
+
+def scene_layers(network) -> list[str]:
+    """Return the names of the last three layers of the scenes' network."""
+    return [one.name for one in network.layers if isinstance(one, keras.layers.ReLU)][-3:]
 
 
 def labels_of_concepts(layer, scenes):
@@ -247,7 +369,7 @@ def scene_connectome(name, network, layers, images, arguments):
 def scene_tables(arguments) -> list[Table]:
     """Return the tables of the scenes' network."""
     network = scene_network(arguments.output, arguments.network_images)
-    layers = [one.name for one in network.layers if isinstance(one, keras.layers.ReLU)][-3:]
+    layers = scene_layers(network)
     scenes = annotated_scenes(arguments.images, seed=TRAINING_SEED)
     other = annotated_scenes(arguments.held_out, seed=VALIDATION_SEED)
     rows, details = [], []
@@ -373,6 +495,7 @@ def main() -> None:
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=METHODS, help="scenes")
     parser.add_argument("--seeds", type=int, default=10)
+    parser.add_argument("--shuffles", type=int, default=10)
     parser.add_argument("--images", type=int, default=400, help="scenes")
     parser.add_argument("--held-out", type=int, default=200, help="scenes for the suppression")
     parser.add_argument("--photographs", type=int, default=250)
@@ -384,6 +507,8 @@ def main() -> None:
     tables = []
     if "planted" in arguments.parts:
         tables += [planted_table(arguments.seeds, lower) for lower in (8, 16)]
+    if "shuffled" in arguments.parts:
+        tables.append(shuffled_table(arguments))
     if "scenes" in arguments.parts:
         tables += scene_tables(arguments)
     if "real" in arguments.parts and arguments.data:
