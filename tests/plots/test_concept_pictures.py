@@ -218,16 +218,17 @@ def test_every_concept_needs_pictures_and_crops(rng):
 
 def test_cells_show_class_importances_with_the_most_important_concept_first(rng):
     importances = np.array([[0.22, 0.11, 0.33], [0.55, 0.44, 0.66]])
+    effects = np.array([[1.0, 2.0, 3.0], [0.5, -0.5, -2.0]])
     crops = [rng.random((1, 12, 12, 3)), np.empty((0, 12, 12, 3)), rng.random((2, 12, 12, 3))]
     figure = plot_class_importances(
-        importances, ["left", "right"], crops, concept_colors(3), "title"
+        importances, effects, ["left", "right"], crops, concept_colors(3), "title"
     )
     figure.canvas.draw()
     ax = figure.axes[0]
     shown = ax.images[0].get_array()
-    np.testing.assert_allclose(shown[1], importances[1, [2, 0, 1]] / 0.66)
+    np.testing.assert_allclose(shown[1], np.array([-0.66, 0.55, -0.44]) / 0.66)
     texts = {text.get_text() for text in figure.findobj(plt.Text)}
-    assert {"0.11", "0.55", "left", "right"} <= texts
+    assert {"+0.11", "+0.55", "−0.44", "left", "right"} <= texts
     assert len(ax.artists) == 2  # the best crops of the two concepts that have any
     box = ax.get_position()
     title = next(text for text in figure.texts if text.get_text() == "title")

@@ -109,8 +109,9 @@ def maximised(n, rng):
 
 def class_importances(n, rng):
     return plot_class_importances(
-        rng.random((n, n)), [f"{LONG} {i}" for i in range(n)], [CROPS] * n, concept_colors(n), "a"
-    )
+        rng.random((n, n)), rng.normal(size=(n, n)), [f"{LONG} {i}" for i in range(n)],
+        [CROPS] * n, concept_colors(n), "a",
+    )  # fmt: skip
 
 
 def extractor_importances(n, rng):

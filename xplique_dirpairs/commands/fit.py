@@ -26,11 +26,12 @@ from xplique_dirpairs.extractors.concept_plots import plot_importances_of_classe
 from xplique_dirpairs.extractors.craft import DirectionPairsTf
 from xplique_dirpairs.extractors.importance import sensitivity_of
 from xplique_dirpairs.factorizers.direction_pairs import DirectionPairsFactorizer
-from xplique_dirpairs.learning.history import History
+from xplique_dirpairs.learning.history import ABOUT_STAGES, History
 from xplique_dirpairs.pairs import DirectionPairs
 from xplique_dirpairs.plots.layout import plain
 from xplique_dirpairs.plots.learning import plot_learning
 from xplique_dirpairs.plots.style import TITLE
+from xplique_dirpairs.sensitivity.responses import sensitivity
 
 #: How many classes, those with the most images first, are explained, are drawn in the overview and
 #: have a picture of their own.
@@ -40,8 +41,8 @@ EXPLAINED, IN_OVERVIEW, PICTURED = 50, 30, 10
 _DESCRIBED, _MASKED = 100, 5
 #: Size of the design of the Sobol indices, in the same two cases.
 _NB_DESIGN, _NB_DESIGN_MASKED = 32, 16
-#: Number of concepts that the tables list for a class.
-_LISTED = 5
+#: Number of concepts that the tables list for a class, and that its picture shows.
+_LISTED, _ROWS = 5, 10
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,6 +61,8 @@ class ClassConcepts:
         Share of its images that the network predicts as the class, in [0, 1].
     extractor : DirectionPairsTf
         Fitted on images of the class.
+    effects : ndarray of shape (I,)
+        Mean change of the class's centred logit, in its images, by a step along each signal vector.
     """
 
     class_id: int
@@ -67,6 +70,7 @@ class ClassConcepts:
     images: int
     accuracy: float
     extractor: DirectionPairsTf
+    effects: Array
 
     @property
     def importances(self) -> Array:
@@ -168,15 +172,18 @@ def explain_classes(
             subject.split, patch_size=patch_size, random_state=seed, pairs=pairs
         )
         extractor.fit(subject.images[described], k, activations=subject.activations[described])
+        measured = described
         if extractor.head.pools_first:
             extractor.estimate_importance(nb_design=_NB_DESIGN)
         else:
-            masked = described[:: -(-len(described) // _MASKED)]
-            values = extractor.estimate_importance(subject.images[masked], _NB_DESIGN_MASKED)
+            measured = described[:: -(-len(described) // _MASKED)]
+            values = extractor.estimate_importance(subject.images[measured], _NB_DESIGN_MASKED)
             extractor.sensitivity = sensitivity_of(values)
+        moved = sensitivity(extractor.head, subject.activations[measured], None, pairs.signals)
         accuracy = float((subject.predicted[members] == k).mean())
         name = subject.class_names.shown[k]
-        classes.append(ClassConcepts(k, name, len(members), accuracy, extractor))
+        effects = moved.logit_changes[:, k]
+        classes.append(ClassConcepts(k, name, len(members), accuracy, extractor, effects))
     return classes
 
 
@@ -186,12 +193,14 @@ def importance_table(classes: list[ClassConcepts]) -> Table:
     rows = []
     for one in classes:
         best = np.argsort(-one.importances, kind="stable")[:count]
-        cells = [Cell(f"{i} ({one.importances[i]:.3f})") for i in best]
+        signs = ["-" if effect < 0 else "+" for effect in one.effects]
+        cells = [Cell(f"{signs[i]} {i} ({one.importances[i]:.3f})") for i in best]
         rows.append([Cell(one.name), Cell(str(one.images)), Cell(f"{one.accuracy:.0%}"), *cells])
     ranks = [f"{n}." for n in range(2, count + 1)]
     note = (
-        "Cells: concept (total Sobol index for the score of the class); right: share of the images "
-        "of the class that is predicted as the class."
+        "Cells: + if more of the concept raises the class's logit relative to other classes, - if "
+        "it lowers it; number of the concept (total Sobol index for the score of the class). "
+        "right: share of the images of the class that is predicted as the class."
     )
     return Table(["class", "images", "right", "most important", *ranks], rows, [note])
 
@@ -221,6 +230,7 @@ def _write(
         f"# Concepts of layer `{subject.split.layer}`",
         importance_table(classes).formatted("markdown"),
         "## How the fit went",
+        *([ABOUT_STAGES] if history.stages else []),
         "\n".join(f"- {line}" for line in history.summary().splitlines()),
         "## Pictures",
     ]
@@ -255,13 +265,20 @@ def _figures(history: History, classes: list[ClassConcepts]) -> dict[str, tuple[
     overview = plot_importances_of_classes(
         [one.extractor for one in chosen],
         [plain(one.name, 24) for one in chosen],
+        [one.effects for one in chosen],
         "Importances of the concepts",
     )
-    figures = {"importances": ("What each class uses.", overview)}
+    caption = (
+        "What each class uses: total Sobol indices, coloured relative to the largest of the class; "
+        "blue and +: more of the concept raises the class's logit, red and -: lowers it."
+    )
+    figures = {"importances": (caption, overview)}
     for one in classes:
         if one in ranked[:PICTURED]:
-            caption = f"{one.name}: best crops of its most important concepts."
-            figure = one.extractor.plot_concepts_crops(8, min(10, len(one.importances)))
+            shown = min(_ROWS, len(one.importances))
+            which = "most important" if shown < len(one.importances) else ""
+            caption = f"{one.name}: best crops of its {shown} {which} concepts.".replace("  ", " ")
+            figure = one.extractor.plot_concepts_crops(8, shown)
             figure.suptitle(plain(one.name, 60), fontsize=TITLE, y=1.0, va="bottom")
             figures[f"class_{one.class_id:04d}"] = (caption, figure)
     if history.stages:

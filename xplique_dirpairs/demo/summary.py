@@ -10,7 +10,7 @@ import numpy as np
 from xplique_dirpairs.core.tables import Cell, Table
 from xplique_dirpairs.demo.detectors import Detectors, difference
 from xplique_dirpairs.demo.shortcut import Repair
-from xplique_dirpairs.learning.history import History
+from xplique_dirpairs.learning.history import ABOUT_STAGES, History
 from xplique_dirpairs.metrics.registry import Summary as Figure
 
 #: Names of the two methods.
@@ -21,7 +21,8 @@ CAPTIONS = {
     "method fires, with its IoU over all held-out scenes.",
     "repair": "Scenes that the shortcut misled, before and after its concepts were switched off.",
     "prediction": "Why the network predicts what it predicts for one of these scenes.",
-    "counterfactual": "The least removal of at most three concepts that changes this prediction.",
+    "counterfactual": "The least removal of at most three concepts that changes this prediction: "
+    "just so much that both classes are about equally likely.",
     "classes": "What more of each concept does to each class, in logits.",
     "learning": "Losses and constraint violations in every stage of the learning.",
 }
@@ -191,9 +192,10 @@ class Summary:
                 f"{ours.scores.iou[k]:.2f})"
                 for k in behind[:_LISTED]
             ]
+            more = f" and {len(behind) - _LISTED} more" if len(behind) > _LISTED else ""
             parts.append(
                 f"CRAFT is better at {len(behind)} of {len(names)} true concepts by more than "
-                f"{_VISIBLE}: {', '.join(listed)}{' and others' * (len(behind) > _LISTED)}."
+                f"{_VISIBLE}: {', '.join(listed)}{more}."
             )
         ahead = int((gaps < -_VISIBLE).sum())
         parts.append(f"The direction pairs are better at {ahead} by as much.")
@@ -245,7 +247,8 @@ class Summary:
 
     def _fit(self) -> str:
         """Return a Markdown list on the learning of the direction pairs."""
-        return "\n".join(f"- {line}" for line in self.history.summary().splitlines())
+        lines = "\n".join(f"- {line}" for line in self.history.summary().splitlines())
+        return f"{ABOUT_STAGES}\n\n{lines}" if self.history.stages else lines
 
 
 #: A difference of IoU that one can see, and how many concepts with one are listed.

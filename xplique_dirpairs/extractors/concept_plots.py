@@ -466,7 +466,10 @@ def _print_importances(concepts: list[RankedConcept]) -> None:
 
 
 def plot_importances_of_classes(
-    extractors: Sequence[Any], class_names: Sequence[str], title: str
+    extractors: Sequence[Any],
+    class_names: Sequence[str],
+    effects: Sequence[Array],
+    title: str,
 ) -> Figure:
     """Draw the importance of shared concepts to each class.
 
@@ -477,6 +480,8 @@ def plot_importances_of_classes(
         ``estimate_importance()`` was called.
     class_names : sequence of K str
         Names of the classes.
+    effects : sequence of K ndarray of shape (I,)
+        What more of each concept does to the class; only the signs are shown.
     title : str
         Title of the figure.
 
@@ -491,6 +496,7 @@ def plot_importances_of_classes(
     number_of_images = sum(len(fit.inputs) for fit in fits)
     return plot_class_importances(
         importances,
+        np.stack(effects),
         class_names,
         [crops[best_crops(values, number_of_images, 1)] for values in coefficients.T],
         concept_colors(importances.shape[1]),

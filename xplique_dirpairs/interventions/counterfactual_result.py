@@ -103,7 +103,10 @@ class Counterfactual:
 
     def __str__(self) -> str:
         values = zip(self._moves, self.means_before, self.means_after, strict=True)
-        moves = [f"{' '.join(move)} ({before:.3g} → {after:.3g})" for move, before, after in values]
+        moves = [
+            f"{' '.join(move)} (mean coefficient {before:.3g} → {after:.3g})"
+            for move, before, after in values
+        ]
         outcome = f" → {self.class_names[self.after]}" if self.found else f": {self.status}"
         return (
             f"{self.class_names[self.before]}{outcome}: {', '.join(moves) or 'nothing moved'}; "

@@ -25,6 +25,12 @@ _BLURS = 0.03
 _COMES_BACK = 0.9
 
 
+#: What the stages and losses in the lines of `History.summary` are, for the pages that show them.
+ABOUT_STAGES = (
+    "Stages have the letters of the paper: a learns the filters, d refines them. Their numbers are "
+    "losses, lower is better: s (few concepts at a position), ma (at least one), ic and eac (no "
+    "concept too rare, none too frequent)."
+)
 #: First words of the doubt that there are more concepts than dimensions.
 MORE_THAN_DIMENSIONS = "features vary in"
 

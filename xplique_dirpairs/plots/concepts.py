@@ -400,6 +400,7 @@ def plot_maximised(
 @styled
 def plot_class_importances(
     importances: Array,
+    effects: Array,
     class_names: Sequence[str],
     crops: Sequence[Array],
     colors: Sequence[Color],
@@ -414,6 +415,9 @@ def plot_class_importances(
     importances : ndarray of shape (K, I)
         Importances. A row is coloured relative to its largest value; columns are sorted by their
         mean, largest first.
+    effects : ndarray of shape (K, I)
+        What more of the concept does to the class. Where it is negative, the importance has the
+        sign − and is red instead of blue.
     class_names : sequence of K str
         Names of the classes.
     crops : sequence of I ndarray of shape (k, patch, patch, 3)
@@ -445,10 +449,13 @@ def plot_class_importances(
     note = "; ".join(part for part in notes if part)
     page.text(middle * page.width, 0.36, note, ha="center", va="top", color=SOFT)
     relative = values / np.maximum(values.max(axis=1, keepdims=True), 1e-12)
-    ax.imshow(relative, cmap="Blues", vmin=0.0, vmax=1.25, aspect="auto")
+    lowers = effects[:_CLASSES, order] < 0
+    signed = np.where(lowers, -relative, relative)
+    ax.imshow(signed, cmap="RdBu", vmin=-1.25, vmax=1.25, aspect="auto")
     for (line, column), value in np.ndenumerate(values):
         color = "white" if relative[line, column] > 0.7 else "black"
-        ax.text(column, line, f"{value:.2f}", ha="center", va="center", color=color)
+        sign = "−" if lowers[line, column] else "+"
+        ax.text(column, line, f"{sign}{value:.2f}", ha="center", va="center", color=color)
     ax.set_yticks(range(classes), names, fontsize=LABEL)
     ax.set_xticks(range(concepts), [str(concept) for concept in order], fontsize=LABEL)
     ax.set_xlabel("concept", labelpad=1)

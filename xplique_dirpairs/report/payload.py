@@ -104,7 +104,8 @@ class Payload:
         """Return the data of a concept's page."""
         pages, explained = self.report.concepts, self.report.explanation
         label, filters = pages.labels[i], pages.filter_cosines
-        nearest = np.argsort(-np.abs(pages.signal_cosines[i]), kind="stable")
+        likeness = np.maximum(np.abs(pages.signal_cosines[i]), pages.overlaps[i])
+        nearest = np.argsort(-likeness, kind="stable")
         similar = np.argsort(-pages.signal_cosines[i], kind="stable")
         return {
             "name": explained.concept_names[i],

@@ -93,12 +93,13 @@ function classConcept(one, i, most) {
         one.significance[i] === 0 ? ' (not significant)' : null,
         i in one.untested ? ' (not tested: ' + one.untested[i] + ')' : null, ' \u00b7 contribution ' +
         signed(one.contributions[i]) + ' \u00b7 in ' + percent(one.presence[i]) +
-        ' of its images, ' + percent(one.outside[i]) + ' of the others')));
+        ' of the images of the class, ' + percent(one.outside[i]) + ' of the others')));
 }
 
 function labelNote(i) {
   const label = report.concepts[i].label;
-  return label ? el('span', { class: 'muted' }, ' labelled ', bdi(label.name)) : null;
+  if (!label || conceptName(i).includes(label.name)) return null; // the name says it already
+  return el('span', { class: 'muted' }, ' labelled ', bdi(label.name));
 }
 
 function confusionOf(found) {

@@ -88,7 +88,7 @@ function conceptCard(i) {
   const concept = report.concepts[i];
   return el('article', { class: 'card' },
     el('h3', {}, conceptLink(i)),
-    concept.label ? el('p', {}, 'labelled ', bdi(concept.label.name)) : null,
+    labelNote(i) ? el('p', {}, labelNote(i)) : null,
     crops(i, 4),
     el('p', { class: 'muted' }, 'In ' + percent(concept.presence) + ' of the images. ',
       verdictOf(i)));
@@ -177,16 +177,19 @@ function labelOf(label) {
 function strongestPlaces(i) {
   const { crops: strip, cropImages } = report.concepts[i];
   if (!strip) return emptyNote('It is not detected in any of the images.');
-  return el('ol', { class: 'places' }, Array.from({ length: strip.count }, (_, k) => {
+  const missing = cropImages.filter((n) => n < 0).length;
+  return [el('ol', { class: 'places' }, Array.from({ length: strip.count }, (_, k) => {
     const n = cropImages[k];
     const cut = crop(strip, k, 'Crop ' + (k + 1) + ' of ' + conceptName(i));
-    if (n < 0) return el('li', {}, cut);
+    if (n < 0) return el('li', {}, cut, el('span', { class: 'caption' }, 'image not shown'));
     const mapped = mappedPicture(n, describeImage(n) + '; bright where ' + conceptName(i) + ' is',
       true);
     mapped.show(i);
     return el('li', {}, cut, el('a', { href: '#/image/' + n + '?concept=' + i }, mapped.box),
       el('span', { class: 'caption' }, bdi(report.images[n].name)));
-  }));
+  })), missing ? el('p', { class: 'muted' }, 'This report shows ' + report.images.length + ' of ' +
+    report.imagesOfAll + ' images; ' + count(missing, 'crop is', 'crops are') + ' from others.')
+    : null];
 }
 
 function conceptClasses(i) {
@@ -213,7 +216,7 @@ function conceptClasses(i) {
 function nearestConcepts(concept) {
   if (!concept.nearest.length) return emptyNote('There is no other concept.');
   const filters = concept.nearest[0].filter !== null;
-  return sortableTable('Concepts with the most similar signal vectors', [
+  return sortableTable('Concepts that are most alike: in signal vector, or in where they are', [
     { title: 'concept', type: 'text', rising: true },
     { title: 'crops', type: 'text' },
     { title: 'signal vectors', hint: 'cosine of the encoding directions' },

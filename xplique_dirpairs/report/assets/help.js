@@ -15,9 +15,10 @@ const WORDS = [
     'concept\u2019s signal vector. If the network is linear after this layer, it is the same for ' +
     'all images; otherwise it is a mean over them. Where a coefficient is below 0, the effect ' +
     'has the other sign.'],
-  ['Significant', () => report.influence.test + '. Benjamini\u2013Hochberg: \u25cf: corrected for the ' +
-    'number of tests; \u25cb: not corrected. An effect can be small and significant, or large ' +
-    'and not: read its size first.'],
+  ['Significant', () => 'The effect is larger than chance would give. \u25cf: even though many ' +
+    'effects were tested (corrected for their number by Benjamini\u2013Hochberg); \u25cb: only if ' +
+    'it had been the one test. An effect can be small and significant, or large and not: read ' +
+    'its size first. The test: ' + report.influence.test + '.'],
   ['Points to', 'A signal vector points to a class if its cosine with the weights of the class, ' +
     'less their mean over all classes, is large: then more of the concept raises this class.'],
   ['Images by the concepts of their prediction', 'A picture in which images are neighbours if the ' +

@@ -92,7 +92,8 @@ function conceptName(i) {
 
 function className(id) {
   const name = report.names[id];
-  return name === undefined ? 'class ' + id : name;
+  if (name === undefined) return 'class ' + id;
+  return /^\d+$/.test(name) ? 'class ' + name : name; // a number alone reads like a concept's
 }
 
 function conceptLink(i) {
