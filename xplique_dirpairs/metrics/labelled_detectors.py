@@ -230,7 +230,7 @@ class _LabelCounts:
             fires = values > self._dissection.thresholds
             joint = fires.astype(np.float32) @ self._members > 0
             overlaps += count_overlaps(where, np.concatenate([fires, joint], axis=1))
-            self._count_levels(values, where[own].T & present, judged)
+            self._count_levels(values, where[own] & present[:, None], judged)
         both = overlaps[own, np.arange(len(own))]
         areas = np.append(image.areas, 0)[own]
         counts = np.stack([both * present, overlaps[-1] * judged, areas])
@@ -243,13 +243,15 @@ class _LabelCounts:
     def _count_levels(self, values: Array, has_label: Array, judged: Array) -> None:
         """Add the values (P, I) of the judged detectors to the histograms.
 
-        ``has_label`` tells which of the P pixels belong to the label of each column.
+        ``has_label``, (I or more, P), tells which of the P pixels belong to each column's label.
         """
         columns = np.flatnonzero(judged[: len(self._labels)])
-        levels = (values[:, columns] - self._lowest[columns]) * self._scale[columns]
-        cells = np.clip(levels, 0, AP_LEVELS - 1).astype(np.intp) + columns * AP_LEVELS
-        for counts, chosen in zip(self._levels, (cells[has_label[:, columns]], cells), strict=True):
-            counts += np.bincount(chosen.ravel(), minlength=counts.size).reshape(counts.shape)
+        levels = (values[:, columns].T - self._lowest[columns, None]) * self._scale[columns, None]
+        cells = np.clip(levels, 0, AP_LEVELS - 1, out=levels).astype(np.intp, order="C")
+        for column, own_cells in zip(columns, cells, strict=True):  # few levels stay in the cache
+            labelled = own_cells[has_label[column]]
+            self._levels[0, column] += np.bincount(labelled, minlength=AP_LEVELS)
+            self._levels[1, column] += np.bincount(own_cells, minlength=AP_LEVELS)
 
     def result(self) -> Interpretability:
         """Return the scores over all images that were added."""
