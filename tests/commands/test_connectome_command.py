@@ -3,9 +3,11 @@
 import json
 
 import keras
+import numpy as np
 import pytest
 from command_line import call, place, quick  # noqa: F401
 
+from xplique_dirpairs.connectome.build import build_connectome
 from xplique_dirpairs.connectome.result import Connectome
 
 # Keras [3.15] reads variables in a way that numpy deprecates when it saves a model.
@@ -32,6 +34,23 @@ def test_tables_figures_and_a_page_are_written(call, lower, tmp_path):
     assert found.scores[0].shape == (3, 3)
     page = (tmp_path / "connectome" / "connectome.html").read_text(encoding="utf-8")
     assert "<script>alert" not in page and "walk a connectome" in page.lower()
+
+
+def test_the_network_sees_preprocessed_images_and_the_page_shows_their_pixels(
+    call, lower, place, tmp_path, monkeypatch
+):
+    seen = []
+
+    def build(model, layers, images, **options):
+        seen.append((images, options["pictures"]))
+        return build_connectome(model, layers, images, **options)
+
+    monkeypatch.setattr("xplique_dirpairs.commands.connectome.build_connectome", build)
+    ran = call("connectome", "--below", lower, "--concepts", 2, "--held-out", 0)
+    assert ran.status == 0, ran.err
+    ((images, pictures),) = seen
+    assert pictures.dtype == np.uint8
+    np.testing.assert_allclose(images, pictures / np.float32(255), atol=1e-6)
 
 
 def test_layers_in_another_order_are_an_error_of_one_line(call, lower):

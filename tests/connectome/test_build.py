@@ -242,6 +242,7 @@ def test_survey_averages_over_images_and_positions(planted):
     found = survey(
         layer,
         planted.images,
+        planted.images,
         is_last=False,
         crops=2,
         batch_size=7,
@@ -254,6 +255,19 @@ def test_survey_averages_over_images_and_positions(planted):
     centres = weights.T @ x / weights.sum(axis=0)[:, None]
     np.testing.assert_allclose(found.centres, centres, rtol=1e-3, atol=1e-4)
     assert all(len(crops) <= 2 for crops in found.crops)
+
+
+def test_crops_are_cut_from_the_pictures(planted):
+    pictures = np.full((48, 4, 4, 3), [10, 20, 30], np.uint8)
+    found = build_connectome(
+        planted.model, {LOWER: planted.lower}, planted.images, pictures=pictures, verbose=0
+    )
+    for crops in found.layers[0].crops:
+        np.testing.assert_array_equal(np.unique(crops.reshape(-1, 3), axis=0), [[10, 20, 30]])
+    with pytest.raises(ValueError, match="pictures must be of the images"):
+        build_connectome(
+            planted.model, {LOWER: planted.lower}, planted.images, pictures=pictures[1:], verbose=0
+        )
 
 
 def test_pairs_are_learned_from_as_many_positions_of_each_image(planted, monkeypatch):

@@ -28,8 +28,9 @@ def run(arguments: argparse.Namespace, console: Console) -> None:
         found = build_connectome(
             subject.split.with_model(subject.split.model).model,
             dict.fromkeys(names, arguments.concepts),
-            to_fit.images,
+            subject.preprocessing.model_inputs(to_fit.images),
             class_names=subject.class_names.shown,
+            pictures=to_fit.folder_images.pixels,
             settings=EdgeSettings(level=arguments.level),
             random_state=arguments.seed,
             verbose=console.progress,
@@ -37,7 +38,8 @@ def run(arguments: argparse.Namespace, console: Console) -> None:
         tested = None
         if to_measure is not to_fit:
             console.step(f"suppress each concept on {len(to_measure.images)} other images")
-            tested = suppression_test(found, to_measure.images, verbose=console.progress)
+            other = subject.preprocessing.model_inputs(to_measure.images)
+            tested = suppression_test(found, other, verbose=console.progress)
         written = _write(arguments.output, found, tested, console)
     results = {
         "layers": {

@@ -115,6 +115,7 @@ def build_connectome(
     *,
     class_ids: Sequence[int] | None = None,
     class_names: Names = None,
+    pictures: ArrayLike | None = None,
     settings: EdgeSettings = _DEFAULT,
     crops: int = 3,
     batch_size: int = 32,
@@ -154,6 +155,9 @@ def build_connectome(
         20 most frequent ones.
     class_names : sequence of K str or dict of int to str, optional
         Names of the classes.
+    pictures : array-like of shape (N, height, width, 1 or 3), optional
+        What crops are cut from, such as the pixels before they were preprocessed. Integers are
+        shown with 0 as black and 255 as white. None: the images.
     settings : EdgeSettings, default=EdgeSettings()
         How edges are measured and tested.
     crops : int, default=3
@@ -181,6 +185,11 @@ def build_connectome(
         raise ValueError("images must be at least 2, of which spreads are taken, not 1")
     check_integer("batch_size", batch_size)
     check_integer("crops", crops, 0)
+    shown = images if pictures is None else np.asarray(pictures)
+    if shown.ndim != 4 or shown.shape[:3] != images.shape[:3]:
+        raise ValueError(
+            f"pictures must be of the images, {images.shape[:3]} and channels, not {shown.shape}"
+        )
     seeds = iter(check_seed(random_state).generate_state(2 * len(layers) + 3))
     fitted = concept_layers(
         model, layers, images, class_names=class_names, batch_size=batch_size,
@@ -188,7 +197,7 @@ def build_connectome(
     )  # fmt: skip
     surveys = [
         survey(
-            layer, images, is_last=layer is fitted[-1], crops=crops, batch_size=batch_size,
+            layer, images, shown, is_last=layer is fitted[-1], crops=crops, batch_size=batch_size,
             random_state=int(next(seeds)), verbose=verbose,
         )
         for layer in fitted

@@ -158,6 +158,7 @@ class Survey:
 def survey(
     layer: ConceptLayer,
     images: Array,
+    pictures: Array,
     *,
     is_last: bool,
     crops: int,
@@ -165,7 +166,7 @@ def survey(
     random_state: int | None,
     verbose: int,
 ) -> Survey:
-    """Read the concepts of a layer in all images, in batches."""
+    """Read the concepts of a layer in all images, in batches; crops are cut from ``pictures``."""
     names = ("means", "shown", "values", "places", "logits")
     parts: dict[str, list[Array]] = {name: [] for name in names}
     sums = np.zeros((layer.number_of_concepts, layer.channels))
@@ -196,19 +197,19 @@ def survey(
         head = layer.head.by_class(x)
         parts["logits"].append(head.logits(x, len(x)) if is_last else np.zeros((len(x), 0)))
     stacked = {name: np.concatenate(rows) for name, rows in parts.items()}
-    limits = pixel_limits(images)
-    pictures = []
+    limits = pixel_limits(pictures)
+    crops_of_concepts = []
     for strength, places in zip(stacked["values"].T, stacked["places"].T, strict=True):
         order = np.argsort(-strength, kind="stable")[:crops]
-        cut = [crop_at(images[n], int(places[n]), patch) for n in order[strength[order] > 0]]
-        shape = (-1, patch, patch, images.shape[-1])
-        picture = as_picture(np.reshape(np.asarray(cut, images.dtype), shape), limits)
-        pictures.append((255 * picture + 0.5).astype(np.uint8))
+        cut = [crop_at(pictures[n], int(places[n]), patch) for n in order[strength[order] > 0]]
+        shape = (-1, patch, patch, pictures.shape[-1])
+        picture = as_picture(np.reshape(np.asarray(cut, pictures.dtype), shape), limits)
+        crops_of_concepts.append((255 * picture + 0.5).astype(np.uint8))
     return Survey(
         stacked["means"],
         stacked["shown"],
         (sums / np.maximum(weights, np.finfo(float).tiny)[:, None]).astype(np.float32),
-        tuple(pictures),
+        tuple(crops_of_concepts),
         np.concatenate(samples),
         stacked["logits"],
     )
