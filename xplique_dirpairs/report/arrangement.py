@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 from sklearn.manifold import TSNE
+from threadpoolctl import threadpool_limits
 
 from xplique_dirpairs.core.linear_algebra import cosines
 from xplique_dirpairs.core.types import Array
@@ -55,7 +56,9 @@ def arranged(values: Array, seed: int | None = 0) -> Array:
     # The start by principal components needs two columns.
     start = "pca" if points.shape[1] > 1 else "random"
     method = TSNE(perplexity=perplexity, init=start, learning_rate="auto", random_state=seed)
-    places = np.asarray(method.fit_transform(points), np.float64)
+    # Several threads wait for one another: on a busy machine they take ten times as long.
+    with threadpool_limits(1):
+        places = np.asarray(method.fit_transform(points), np.float64)
     places -= places.min(axis=0)
     return np.asarray(places / max(float(places.max()), 1e-12))
 
