@@ -1,5 +1,7 @@
 """Features (N, T, H, W, D): heads that pool over time, extractors, comparison, pictures."""
 
+from dataclasses import replace
+
 import keras
 import matplotlib.pyplot as plt
 import numpy as np
@@ -16,11 +18,14 @@ from xplique_dirpairs import (
     blend_separation,
     compare,
     discover_video_concepts,
+    explain_model,
+    explain_prediction,
     learn_pairs,
     masked_importance,
     split_model,
 )  # fmt: skip
 from xplique_dirpairs.datasets.moving_shapes import moving_shapes
+from xplique_dirpairs.extractors.scan import scan
 from xplique_dirpairs.plots.video_pictures import frames_with_map, plot_strips, save_animation
 
 
@@ -125,3 +130,74 @@ def test_extractors_are_compared_on_videos(split, videos):
         controls=False, importance_images=1, nb_design=2, verbose=0,
     )  # fmt: skip
     assert not found.errors and found.results["NMF"].shown.shape == (10, 4, 4, 4, 3)
+
+
+# ------------------------------------------------------------ explanations
+
+
+def test_contributions_to_each_frame_follow_the_plain_formula(split, videos):
+    layer = ConceptLayer.of(make_pairs(6, 3), split)
+    found = explain_prediction(layer, videos[:1], 2)
+    x = layer.activations(videos[:1])[0].astype(float)
+    u = layer.coefficients(x[None])[0].astype(float)
+    row = np.asarray(split.latent_to_logit_model.layers[-1].weights[0])[:, 2].astype(float)
+    expected = np.zeros((4, 3))
+    for t in range(4):
+        for i in range(3):
+            for h in range(4):
+                for w in range(4):
+                    expected[t, i] += u[t, h, w, i] * (layer.bank[i] @ row) / 64
+    np.testing.assert_allclose(found.contributions_over_time, expected, atol=1e-5)
+    np.testing.assert_allclose(
+        found.contributions_over_time.sum(axis=0), found.concept_contributions, atol=1e-6
+    )
+
+
+def test_contributions_are_drawn_over_time(split, videos):
+    layer = ConceptLayer.of(make_pairs(6, 3), split, concept_names=["a", "b", "c"])
+    found = explain_prediction(layer, videos[:1])
+    figure = found.plot_over_time(count=2, frames=4)
+    *frames, curves = figure.axes
+    assert [ax.get_xlabel() for ax in frames] == ["frame 1", "frame 3", "frame 5", "frame 7"]
+    values = found.contributions_over_time
+    assert len(curves.lines) == 4  # two concepts, the other one, and the line of 0
+    np.testing.assert_allclose(curves.lines[0].get_ydata(), values[:, found.ranked[0]])
+    np.testing.assert_allclose(curves.lines[0].get_xdata(), [0.5, 2.5, 4.5, 6.5])
+    assert curves.lines[2].get_label() == "1 others"
+    plt.close(figure)
+    for draw in (found.plot, found.plot_waterfall):
+        plt.close(draw())
+
+
+def test_images_have_no_contributions_over_time(split, videos):
+    found = explain_prediction(ConceptLayer.of(make_pairs(6, 3), split), videos[:1])
+    flat = replace(found, contributions=found.contributions.mean(axis=0))
+    with pytest.raises(ValueError, match="contributions over time need features"):
+        flat.plot_over_time()
+
+
+def test_classes_of_videos_are_explained(split, videos):
+    layer = ConceptLayer.of(make_pairs(6, 3), split)
+    explained = explain_model(layer, videos, verbose=0)
+    assert explained.images.sum() == 10
+    assert all(crops.ndim == 5 and crops.shape[1] == 8 for crops in explained.crops)
+    figure = explained.plot_class(explained.class_ids[0])
+    plt.close(figure)
+
+
+def test_crops_of_videos_are_squares_of_all_frames(split, videos):
+    seen = scan(ConceptLayer.of(make_pairs(6, 3), split), videos, verbose=0)
+    assert seen.patch == 6
+    maps = np.where(seen.layer.shown(seen.kept) > 0, seen.layer.shown(seen.kept), 0).mean(axis=1)
+    for i in range(3):
+        best = seen.best_images(i, 2)
+        crops = seen.crops(i, 2)
+        assert crops.shape == (len(best), 8, 6, 6, 3)
+        for n, crop in zip(best, crops, strict=True):
+            top, left, bottom, right = (round(20 * side) for side in seen.crop_box(n, i))
+            expected = (255 * videos[n, :, top:bottom, left:right] + 0.5).astype(np.uint8)
+            np.testing.assert_array_equal(crop, expected)
+            enlarged = np.repeat(np.repeat(maps[n, ..., i], 5, axis=0), 5, axis=1)
+            means = [enlarged[y : y + 6, x : x + 6].mean() for y in range(0, 15, 4)
+                     for x in range(0, 15, 4)]  # fmt: skip
+            assert enlarged[top:bottom, left:right].mean() == pytest.approx(max(means), rel=1e-4)

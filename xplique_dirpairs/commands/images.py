@@ -1,7 +1,7 @@
 """Read the images of a folder.
 
 The folder holds one folder of images for each class, or images only. Broken files are left out and
-listed; all others are scaled and cropped to the same size.
+listed; all others are scaled and cropped to the same size. (Where videos are: see `videos`.)
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import os
 import unicodedata
 import warnings
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from operator import itemgetter
 from pathlib import Path
@@ -83,8 +83,8 @@ class FolderImages:
 
     Attributes
     ----------
-    pixels : ndarray of shape (N, height, width, C), uint8
-        C is 1 or 3.
+    pixels : ndarray of shape (N, height, width, C) or (N, T, height, width, C), uint8
+        Images, or videos of T frames. C is 1 or 3.
     names : ndarray of shape (N,), str
         Paths relative to the folder, with unprintable characters escaped.
     folders : ndarray of shape (N,), object
@@ -133,8 +133,7 @@ def find_images(folder: str | os.PathLike[str]) -> ImageFiles:
         if path.is_dir() and not path.name.startswith((".", "__"))
     }
     full = {name: files for name, files in by_class.items() if files}
-    _check_names_differ(full)
-    _check_are_classes(root, full)
+    check_folders(root, full)
     if not full:
         if not own:
             raise ValueError(
@@ -174,6 +173,12 @@ def _inner_folders(root: Path, by_class: dict[str, list[Path]]) -> Iterator[str]
         )
 
 
+def check_folders(root: Path, by_class: dict[str, list[Path]]) -> None:
+    """Raise a ValueError if two class folders have one name, or they are parts of a data set."""
+    _check_names_differ(by_class)
+    _check_are_classes(root, by_class)
+
+
 def _check_are_classes(root: Path, by_class: dict[str, list[Path]]) -> None:
     """Raise a ValueError if all folders are parts of a data set, with class folders in them."""
     if not by_class or not all(name.casefold() in _PARTS for name in by_class):
@@ -211,6 +216,7 @@ def read_images(
     max_images: int | None = None,
     seed: int = 0,
     verbose: int = 0,
+    read: Callable[[Path, tuple[int, int], int], Array] | None = None,
 ) -> FolderImages:
     """Read images, scale each until it covers (height, width), and cut out its centre.
 
@@ -228,6 +234,8 @@ def read_images(
         Seed of the choice of images.
     verbose : int, default=0
         0 shows no progress.
+    read : callable, optional
+        Reads one file, given its path, the size and the number of channels. None: `read_image`.
 
     Returns
     -------
@@ -238,6 +246,7 @@ def read_images(
     ValueError
         If none of the images can be read.
     """
+    read = read or read_image
     counts = [len(paths) for paths in files.by_class.values()]
     rng = np.random.default_rng(seed)
     images: list[tuple[str, Path, Array]] = []
@@ -251,7 +260,7 @@ def read_images(
             if len(own) == quota:
                 break
             try:
-                own.append((folder, path, read_image(path, size, channels)))
+                own.append((folder, path, read(path, size, channels)))
                 if verbose:
                     line.update(len(images) + len(own))
             except Exception as error:  # decoders raise many kinds of errors for broken files
@@ -329,8 +338,13 @@ def read_image(path: str | os.PathLike[str], size: tuple[int, int], channels: in
         warnings.simplefilter("ignore")  # on metadata and large images; Pillow has a hard limit
         with Image.open(path) as opened:
             opened.draft(None, (2 * width, 2 * height))  # decodes large JPEGs at a smaller scale
-            picture = ImageOps.exif_transpose(opened)
-            picture = _eight_bits(picture).convert("L" if channels == 1 else "RGB")
+            return fitted_picture(ImageOps.exif_transpose(opened), size, channels)
+
+
+def fitted_picture(picture: Image.Image, size: tuple[int, int], channels: int) -> Array:
+    """Return a picture scaled and cropped to (height, width), as uint8 with 1 or 3 channels."""
+    height, width = size
+    picture = _eight_bits(picture).convert("L" if channels == 1 else "RGB")
     pixels = np.asarray(ImageOps.fit(picture, (width, height), Image.Resampling.BILINEAR))
     return pixels[..., None] if channels == 1 else pixels
 

@@ -78,7 +78,8 @@ _SUBJECT = (
     *_MODEL,
     _option(
         "--images",
-        "folder of images (jpg, png, webp, bmp, gif), or of one folder of images for each class",
+        "folder of images (jpg, png, webp, bmp, gif), or of one folder of images for each class; "
+        "for a model of videos, folders of frames, animations (gif, webp) or video files (mp4)",
         required=True,
         **_FOLDER,
     ),
@@ -99,6 +100,12 @@ _SUBJECT = (
         "size of the images in pixels, for a model that takes images of any size",
         type=size,
         metavar="N or HxW",
+    ),
+    _option(
+        "--frames",
+        "number of frames of each video, for a model that takes videos of any length",
+        type=whole_number(1),
+        metavar="N",
     ),
     _option(
         "--max-images",

@@ -11,10 +11,17 @@ from typing import NamedTuple
 import numpy as np
 
 from xplique_dirpairs.commands.console import Console, UsageError, printable
-from xplique_dirpairs.commands.images import FolderImages, find_images, read_images
+from xplique_dirpairs.commands.images import FolderImages
 from xplique_dirpairs.commands.network import load_model
 from xplique_dirpairs.commands.pixels import preprocessing
-from xplique_dirpairs.commands.subject import Subject, input_size, summary_of_fit
+from xplique_dirpairs.commands.subject import (
+    Subject,
+    find_inputs,
+    input_frames,
+    input_size,
+    read_inputs,
+    summary_of_fit,
+)
 from xplique_dirpairs.core.types import Array
 from xplique_dirpairs.core.validation import shape_fits
 from xplique_dirpairs.extractors.concept_layer import ConceptLayer
@@ -120,10 +127,11 @@ def _opened(
     split, prepared = split_model(model, fitted["layer"]), preprocessing(fitted["preprocessing"])
     split = replace(split, input_to_latent_model=prepared.before(split.input_to_latent_model))
     concepts = ConceptLayer.of(DirectionPairs.load(pairs_file), split)
-    shape = subject.folder_images.pixels.shape[1:3]
-    free = shape_fits(model.input_shape[1:3], shape)
+    shape = subject.folder_images.pixels.shape[-3:-1]
+    free = shape_fits(model.input_shape[-3:-1], shape)
     size, channels = input_size(model, shape if free else None)
-    read = _read_again(subject, names, size, channels, arguments)
+    frames = input_frames(model, arguments.frames)
+    read = _read_again(subject, names, size, channels, frames, arguments)
     return Other(network_name(path, split.layer), concepts, np.asarray(prepared.apply(read.pixels)))
 
 
@@ -132,14 +140,15 @@ def _read_again(
     names: Sequence[str],
     size: tuple[int, int],
     channels: int,
+    frames: int | None,
     arguments: argparse.Namespace,
 ) -> FolderImages:
     """Read images of the command in another size."""
-    files = find_images(arguments.images)
+    files = find_inputs(arguments.images, frames)
     folders = set(subject.folder_images.folders)
     if folders != {""}:
         files = files.of_classes(folders)
-    read = read_images(files, size, channels, arguments.max_images, arguments.seed)
+    read = read_inputs(files, size, channels, frames, arguments)
     places = {name: n for n, name in enumerate(read.names.tolist())}
     missing = [name for name in names if name not in places]
     if missing:

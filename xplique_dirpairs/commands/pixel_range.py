@@ -242,7 +242,7 @@ def _by_moving_averages(front: _Front, inputs: dict[str, Array]) -> tuple[str | 
     for name, images in inputs.items():
         values = np.asarray(features(images))
         step = max(1, min(values.shape[1:-1], default=1) // _POSITIONS)
-        values = values[:, ::step, ::step] if values.ndim == 4 else values
+        values = values[..., ::step, ::step, :] if values.ndim >= 4 else values
         values = values.astype(np.float64).reshape(-1, len(mean))[:, used]
         ratio = values.var(axis=0) / variance[used]
         shift = (values.mean(axis=0) - mean[used]) ** 2 / variance[used]

@@ -77,11 +77,11 @@ class Preprocessing:
 
         Parameters
         ----------
-        pixels : ndarray of shape (N, height, width, C), uint8
+        pixels : ndarray of shape (N, height, width, C) or (N, T, height, width, C), uint8
 
         Returns
         -------
-        images : ndarray of shape (N, height, width, C)
+        images : ndarray of the rank of ``pixels``
             The pixels, or float32 values if there is a function.
 
         Raises
@@ -97,10 +97,14 @@ class Preprocessing:
             raise ValueError(
                 f"--preprocessing {self.name} failed on pixels of shape {pixels.shape}: {error!r}"
             ) from error
-        if images.ndim != 4 or len(images) != len(pixels) or not np.isfinite(images).all():
+        same = images.ndim == pixels.ndim and len(images) == len(pixels)
+        if not same or not np.isfinite(images).all():
+            shape = "(N, height, width, channels)"
+            if pixels.ndim == 5:
+                shape = "(N, T, height, width, channels)"
             raise ValueError(
-                f"--preprocessing {self.name} must return finite images (N, height, width, "
-                f"channels), one for each of {len(pixels)}; it returned {images.shape}"
+                f"--preprocessing {self.name} must return finite images {shape}, one for each of "
+                f"{len(pixels)}; it returned {images.shape}"
             )
         return images
 

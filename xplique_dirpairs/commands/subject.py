@@ -7,7 +7,7 @@ import json
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +17,11 @@ import numpy as np
 from xplique_dirpairs.commands.class_folders import Matching, matchings, settled
 from xplique_dirpairs.commands.class_names import ClassNames
 from xplique_dirpairs.commands.console import Console, UsageError, as_json, listed, printable
-from xplique_dirpairs.commands.images import FolderImages, find_images, read_images
+from xplique_dirpairs.commands.images import FolderImages, ImageFiles, find_images, read_images
 from xplique_dirpairs.commands.network import candidates, layers_text, load_model
 from xplique_dirpairs.commands.pixel_range import find_preprocessing
 from xplique_dirpairs.commands.pixels import Preprocessing, preprocessing
+from xplique_dirpairs.commands.videos import find_videos, read_video
 from xplique_dirpairs.core.batching import slices
 from xplique_dirpairs.core.concept_names import NAMES_FILE
 from xplique_dirpairs.core.progress import progress, quiet
@@ -52,8 +53,9 @@ class Subject:
         The step from pixels to the input of the network.
     folder_images : FolderImages
         The images as they were read, with their names and folders.
-    images : ndarray of shape (N, height, width, C)
-        uint8 pixels, or the output of the user's preprocessing function for them.
+    images : ndarray of shape (N, height, width, C) or (N, T, height, width, C)
+        Images, or videos of T frames: uint8 pixels, or the output of the user's preprocessing
+        function for them.
     labels : ndarray of shape (N,), int, or None
         Class of each image; None if the folders are not the classes of the model.
     class_names : ClassNames
@@ -280,8 +282,9 @@ def open_subject(arguments: argparse.Namespace, console: Console) -> Subject:
             "concepts need not be those of this model. Learn pairs from this one"
         )
     size, channels = input_size(model, arguments.size)
+    frames = input_frames(model, arguments.frames)
 
-    files = find_images(arguments.images)
+    files = find_inputs(arguments.images, frames)
     for note in files.notes:
         console.note(note)
     number = split.head.number_of_classes
@@ -298,10 +301,10 @@ def open_subject(arguments: argparse.Namespace, console: Console) -> Subject:
     elif class_of is not None:
         class_names.check_all_found(class_of)
 
-    console.step(f"read images of {printable(arguments.images)}")
-    read = read_images(
-        files, size, channels, arguments.max_images, arguments.seed, console.progress
+    console.step(
+        f"read {'images' if frames is None else 'videos'} of {printable(arguments.images)}"
     )
+    read = read_inputs(files, size, channels, frames, arguments, console.progress)
     console.skipped = [f"{name}: {reason}" for name, reason in read.skipped]
     if prepared is None:
         console.step("find out what pixels the model takes")
@@ -361,11 +364,12 @@ def _split(
 def input_size(model: keras.Model, wanted: tuple[int, int] | None) -> tuple[tuple[int, int], int]:
     """Return ((height, width), channels) of the input of the model."""
     shape = model.input_shape
-    if len(shape) != 4 or shape[-1] not in (1, 3):
+    if len(shape) not in (4, 5) or shape[-1] not in (1, 3):
         raise ValueError(
-            f"the model must take images (N, height, width, 1 or 3 channels), not {shape}"
+            "the model must take images (N, height, width, 1 or 3 channels) or videos (N, T, "
+            f"height, width, 1 or 3 channels), not {shape}"
         )
-    height, width, channels = shape[1:]
+    height, width, channels = shape[-3:]
     if wanted is None:
         if height is None or width is None:
             raise UsageError("the model takes images of any size: give --size 224, or 224x320")
@@ -373,6 +377,40 @@ def input_size(model: keras.Model, wanted: tuple[int, int] | None) -> tuple[tupl
     if not shape_fits((height, width), wanted):
         raise UsageError(f"--size {wanted[0]}x{wanted[1]}: the model takes {height}x{width} only")
     return wanted, channels
+
+
+def input_frames(model: keras.Model, wanted: int | None) -> int | None:
+    """Return the number of frames of the videos that the model takes; None if it takes images."""
+    if len(model.input_shape) == 4:
+        if wanted is not None:
+            raise UsageError("--frames: the model takes images, not videos")
+        return None
+    frames: int | None = model.input_shape[1]
+    if frames is None and wanted is None:
+        raise UsageError("the model takes videos of any length: give --frames 16")
+    if None not in (frames, wanted) and frames != wanted:
+        raise UsageError(f"--frames {wanted}: the model takes videos of {frames} frames only")
+    return wanted if frames is None else frames
+
+
+def find_inputs(folder: Path, frames: int | None) -> ImageFiles:
+    """Return the images of a folder, or its videos if the model takes videos of some frames."""
+    return find_images(folder) if frames is None else find_videos(folder)
+
+
+def read_inputs(
+    files: ImageFiles,
+    size: tuple[int, int],
+    channels: int,
+    frames: int | None,
+    arguments: argparse.Namespace,
+    verbose: int = 0,
+) -> FolderImages:
+    """Read the images, or videos, that the arguments of a command ask for: see `read_images`."""
+    read = None if frames is None else partial(read_video, frames=frames)
+    return read_images(
+        files, size, channels, arguments.max_images, arguments.seed, verbose, read=read
+    )
 
 
 def _subject(

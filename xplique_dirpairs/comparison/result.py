@@ -29,6 +29,7 @@ from xplique_dirpairs.core.archives import ArchiveFormat
 from xplique_dirpairs.core.tables import Table
 from xplique_dirpairs.core.types import Array
 from xplique_dirpairs.core.validation import check_choice, check_integer
+from xplique_dirpairs.data.images import stills
 from xplique_dirpairs.metrics.registry import KINDS, METRICS, Metric
 from xplique_dirpairs.plots.comparison import (
     ExtractorBars,
@@ -64,7 +65,7 @@ class Comparison:
         metrics, as a value for each image or as a single figure.
     errors : dict of str to str
         By name of each extractor that failed and has no result: the error message.
-    images : ndarray of shape (N, height, width, channels)
+    images : ndarray of shape (N, height, width, channels) or (N, T, height, width, channels)
         Images on which the extractors were measured.
     class_ids : ndarray of shape (N,), int
         For each image, the class whose score (probability or logit) was measured.
@@ -270,7 +271,7 @@ class Comparison:
         k = int(self.class_ids[image])
         name = f"class {k}" if class_names is None else plain(class_names[k], 60)
         title = f"Image {image}: concepts by contribution to the logit of {name}"
-        picture = as_picture(self.images[image], pixel_limits(self.images))
+        picture = as_picture(stills(self.images)[image], pixel_limits(self.images))
         return plot_extractor_maps(picture, rows, styles, title)
 
     def plot_aligned(self, a: str, b: str, n: int = 8, nb_crops: int = 5) -> Figure:
@@ -307,7 +308,9 @@ class Comparison:
                 raise KeyError(f"there is no result of {name!r}: choose from {list(self.results)}")
         check_integer("n", n)
         check_integer("nb_crops", nb_crops)
-        aligned = aligned_concepts(self.images, self.results[a], self.results[b], n, nb_crops)
+        aligned = aligned_concepts(
+            stills(self.images), self.results[a], self.results[b], n, nb_crops
+        )
         return plot_aligned_concepts(a, b, aligned, nb_crops, self._styles)
 
     # ------------------------------------------------------------ with other comparisons

@@ -1,7 +1,10 @@
 """Compute activations of images in batches, crops on CRAFT's grid, and concept maps.
 
-Activations have shape ``(N, *spatial, D)``: ``(N, H, W, D)`` feature maps, ``(N, T, D)`` tokens or
-``(N, D)`` vectors. A position is a cell of a map or a token; P is their number over all images.
+Of videos, a crop is a square that is cut out of all frames.
+
+Activations have shape ``(N, *spatial, D)``: ``(N, H, W, D)`` or ``(N, T, H, W, D)`` feature maps,
+``(N, T, D)`` tokens or ``(N, D)`` vectors. A position is a cell of a map or a token; P is their
+number over all images.
 """
 
 from __future__ import annotations
@@ -104,12 +107,23 @@ PATCH_SHARE = 0.3
 STRIDE_SHARE = 0.8
 
 
+def sides(shape: tuple[int, ...]) -> tuple[int, int]:
+    """Return (height, width) of an image (height, width, …), or a video (T, height, width, C)."""
+    height, width = shape[1:3] if len(shape) == 4 else shape[:2]
+    return height, width
+
+
+def stills(images: Array) -> Array:
+    """Return images (N, height, width, C) as they are, and of videos the frame in the middle."""
+    return images if images.ndim == 4 else images[:, images.shape[1] // 2]
+
+
 def default_patch(image_shape: tuple[int, ...]) -> int:
-    """Return the default side in pixels of the crops of images (height, width, …).
+    """Return the default side in pixels of the crops of images (height, width, …), or videos.
 
     It is `PATCH_SHARE` times the shorter side, rounded up.
     """
-    return max(1, math.ceil(PATCH_SHARE * min(image_shape[:2])))
+    return max(1, math.ceil(PATCH_SHARE * min(sides(image_shape))))
 
 
 def crop_stride(patch: int) -> int:
@@ -130,7 +144,7 @@ def crop_place(index: int, image_shape: tuple[int, ...], patch: int) -> tuple[in
     index : int
         Number of the crop within its image, row by row.
     image_shape : tuple of int
-        Shape of the image, (height, width, …).
+        Shape of the image, (height, width, …), or of the video.
     patch : int
         Side of the crops, in pixels.
 
@@ -139,7 +153,7 @@ def crop_place(index: int, image_shape: tuple[int, ...], patch: int) -> tuple[in
     top : int
     left : int
     """
-    row, column = divmod(index, len(crop_starts(image_shape[1], patch)))
+    row, column = divmod(index, len(crop_starts(sides(image_shape)[1], patch)))
     return row * crop_stride(patch), column * crop_stride(patch)
 
 
@@ -156,10 +170,10 @@ def crop_weights(cells: int, length: int, patch: int) -> Array:
 
 def fitting_patch(patch_size: int, image_shape: tuple[int, ...]) -> int:
     """Return ``patch_size``, or the image's shorter side if that is smaller, which is logged."""
-    patch = min(patch_size, *image_shape[:2])
+    patch = min(patch_size, *sides(image_shape))
     if patch < patch_size:
         message = "patch_size %d is larger than the images (%d x %d): %d is used"
-        logger.info(message, patch_size, *image_shape[:2], patch)
+        logger.info(message, patch_size, *sides(image_shape), patch)
     return patch
 
 
@@ -175,9 +189,9 @@ def extract_crops(images: Array, patch: int) -> Array:
 
 
 def crop_at(image: Array, index: int, patch: int) -> Array:
-    """Return the crop (patch, patch, C) with a number within an image (height, width, C)."""
+    """Return the crop with a number within an image (height, width, C), or a video, of its rank."""
     top, left = crop_place(index, image.shape, patch)
-    return np.asarray(image[top : top + patch, left : left + patch])
+    return np.asarray(image[..., top : top + patch, left : left + patch, :])
 
 
 def crop_coefficients(maps: Array, image_shape: tuple[int, ...], patch: int) -> Array:
@@ -188,7 +202,7 @@ def crop_coefficients(maps: Array, image_shape: tuple[int, ...], patch: int) -> 
     maps : ndarray of shape (N, H, W, I)
         Concept maps, whose cells tile the image evenly.
     image_shape : tuple of int
-        Shape of the images in pixels, (height, width, …).
+        Shape of the images in pixels, (height, width, …), or of the videos.
     patch : int
         Side of the crops, in pixels.
 
@@ -197,8 +211,9 @@ def crop_coefficients(maps: Array, image_shape: tuple[int, ...], patch: int) -> 
     crops_u : ndarray of shape (n, I)
         Means in the order of `extract_crops`. Cells are weighted by their overlap with the crop.
     """
-    rows = crop_weights(maps.shape[1], image_shape[0], patch)
-    columns = crop_weights(maps.shape[2], image_shape[1], patch)
+    height, width = sides(image_shape)
+    rows = crop_weights(maps.shape[1], height, patch)
+    columns = crop_weights(maps.shape[2], width, patch)
     means = np.einsum("yh,nhwi->nywi", rows, maps, optimize=True)
     means = np.einsum("xw,nywi->nyxi", columns, means, optimize=True)
     return np.asarray(means.reshape(-1, maps.shape[-1]))
@@ -223,7 +238,7 @@ def concept_maps(
     if values.ndim == 2:  # vectors have no spatial axes: they become maps of one cell
         return values[:, None, None, :]
     tokens = values.shape[1]
-    height, width = image_shape[:2]
+    height, width = sides(image_shape)
     rows = token_rows(tokens, height, width)
     if rows is not None:
         return np.asarray(values.reshape(len(values), rows, -1, values.shape[-1]))
@@ -274,8 +289,8 @@ def best_crops_of_images(images: Array, maps: Array, count: int) -> list[Array]:
 
     Parameters
     ----------
-    images : ndarray of shape (N, height, width, C)
-        Images in which to search.
+    images : ndarray of shape (N, height, width, C) or (N, T, height, width, C)
+        Images, or videos, in which to search.
     maps : ndarray of shape (N, H, W, I)
         Concept maps from `concept_maps`, zero where a concept is absent.
     count : int
@@ -283,15 +298,15 @@ def best_crops_of_images(images: Array, maps: Array, count: int) -> list[Array]:
 
     Returns
     -------
-    crops : list of ndarray of shape (k, patch, patch, C)
+    crops : list of ndarray of shape (k, patch, patch, C) or (k, T, patch, patch, C)
         One array for each concept, with k ≤ ``count`` crops. The side is `default_patch`, or the
         image's shorter side if maps have a single cell.
     """
     if not maps.shape[-1]:
         return []
     has_places = math.prod(maps.shape[1:-1]) > 1
-    patch = default_patch(images.shape[1:]) if has_places else min(images.shape[1:3])
-    values = crop_coefficients(maps, images.shape[1:3], patch)
+    patch = default_patch(images.shape[1:]) if has_places else min(sides(images.shape[1:]))
+    values = crop_coefficients(maps, images.shape[1:], patch)
     values = values.reshape(len(images), -1, maps.shape[-1])
     crops = []
     for concept_values in np.moveaxis(values, -1, 0):
@@ -301,6 +316,7 @@ def best_crops_of_images(images: Array, maps: Array, count: int) -> list[Array]:
             crop_at(images[n], int(concept_values[n].argmax()), patch)
             for n in order[strongest[order] > 0]
         ]
-        empty = np.zeros((0, patch, patch, images.shape[-1]), images.dtype)
+        shape = (0, *images.shape[1:-3], patch, patch, images.shape[-1])
+        empty = np.zeros(shape, images.dtype)
         crops.append(np.stack(chosen) if chosen else empty)
     return crops

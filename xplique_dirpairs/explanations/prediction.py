@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from xplique_dirpairs.core.types import Array
-from xplique_dirpairs.core.validation import as_images, check_class, check_integer, check_number
+from xplique_dirpairs.core.validation import as_inputs, check_class, check_integer, check_number
 from xplique_dirpairs.explanations.contributions import ClassScore
 from xplique_dirpairs.explanations.prediction_explanation import (
     PredictionComparison,
@@ -49,7 +49,7 @@ def explain_prediction(
     concepts : ConceptLayer or fitted extractor
         Anything that `ConceptLayer.of` accepts as its only argument, with I concepts.
     image : array-like of shape (height, width, channels) or (1, height, width, channels)
-        An image as the network takes it.
+        An image as the network takes it; or a video (1, T, height, width, channels).
     class_id : int, optional
         Index of the class to explain. None: the class that the network predicts.
     against : int, optional
@@ -83,7 +83,7 @@ def explain_prediction(
     """
     check_number("tolerance", tolerance, above=0.0)
     check_integer("max_steps", max_steps, 2)
-    images = as_images(image)
+    images = as_inputs(image)
     if len(images) != 1:
         raise ValueError(f"image must be one image, not {len(images)}: explain them one by one")
     layer = ConceptLayer.of(concepts)

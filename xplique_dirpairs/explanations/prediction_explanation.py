@@ -13,7 +13,7 @@ from xplique_dirpairs.core.batching import as_positions
 from xplique_dirpairs.core.tables import Cell, Table
 from xplique_dirpairs.core.types import Array
 from xplique_dirpairs.core.validation import check_integer
-from xplique_dirpairs.data.images import concept_maps
+from xplique_dirpairs.data.images import concept_maps, stills
 from xplique_dirpairs.explanations.contributions import parts_of_score
 from xplique_dirpairs.plots.images import as_picture
 from xplique_dirpairs.plots.palette import GREY, Color, concept_colors
@@ -26,9 +26,12 @@ from xplique_dirpairs.plots.prediction import (
     plot_two_predictions,
     plot_waterfall,
 )
+from xplique_dirpairs.plots.video_pictures import plot_over_time
 
 #: Smallest gap, in logits, that has a bar of its own.
 _VISIBLE_GAP = 5e-3
+#: Largest number of concepts with a curve over time: more cannot be told apart.
+_MOST_CURVES = 8
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,8 +42,8 @@ class PredictionExplanation:
 
     Attributes
     ----------
-    image : ndarray of shape (height, width, channels)
-        The image as the network takes it.
+    image : ndarray of shape (height, width, channels) or (T, height, width, channels)
+        The image, or video of T frames, as the network takes it.
     class_id : int
         Index of the explained class.
     class_name : str
@@ -122,6 +125,20 @@ class PredictionExplanation:
         return np.asarray(concept_maps(values[None], self.image.shape, self.extra_tokens)[0])
 
     @property
+    def contributions_over_time(self) -> Array:
+        """Contributions of I concepts to each frame T′ of the features of a video, (T′, I).
+
+        In logits, summed over the places of a frame. `ValueError` is raised if the features have no
+        axis of time, (T′, H, W, D).
+        """
+        if self.contributions.ndim != 4:
+            raise ValueError(
+                "contributions over time need features (T, H, W, D) of a video, not of shape "
+                f"{self.contributions.shape[:-1]}"
+            )
+        return np.asarray(self.contributions.sum(axis=(1, 2)))
+
+    @property
     def score_name(self) -> str:
         """Name of the score, such as "logit of dog" or "logit of dog − cat"."""
         against = "" if self.against_name is None else f" − {self.against_name}"
@@ -191,7 +208,7 @@ class PredictionExplanation:
             If ``count`` is not a positive integer.
         """
         return plot_prediction(
-            as_picture(self.image), self.likeliest, self.score_name, self.score,
+            _picture(self.image), self.likeliest, self.score_name, self.score,
             self._rows(count, MOST_WITH_MAPS), nb_crops,
         )  # fmt: skip
 
@@ -214,6 +231,45 @@ class PredictionExplanation:
             If ``count`` is not a positive integer.
         """
         return plot_waterfall(self.score_name, self.score, self._rows(count, MOST_BARS))
+
+    def plot_over_time(self, count: int = 5, frames: int = 8) -> Figure:
+        """Draw frames of the video, and how much its strongest concepts contribute over time.
+
+        Parameters
+        ----------
+        count : int, default=5
+            Number of concepts with a curve of their own: those of the largest contributions,
+            without sign. The curve of others holds what exceeds 8.
+        frames : int, default=8
+            Largest number of frames that are drawn.
+
+        Returns
+        -------
+        figure : matplotlib.figure.Figure
+
+        Raises
+        ------
+        ValueError
+            If the features have no axis of time, or an argument is not a positive integer.
+        """
+        check_integer("count", count)
+        check_integer("frames", frames)
+        values, count = self.contributions_over_time, min(count, _MOST_CURVES)
+        chosen, others = self.ranked[:count], self.ranked[count:]
+        names, colors = [self.concept_names[i] for i in chosen], [self.colors[i] for i in chosen]
+        curves = values[:, chosen]
+        if len(others):
+            names.append(f"{len(others)} others")
+            colors.append(GREY)
+            curves = np.column_stack([curves, values[:, others].sum(axis=1)])
+        return plot_over_time(
+            f"Contributions to the {self.score_name} over time",
+            as_picture(self.image),
+            names,
+            colors,
+            curves,
+            frames,
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """Return attributes and properties as plain data.
@@ -349,8 +405,9 @@ class PredictionComparison:
                 rows[k], color=first.colors[i], maps=(maps[0][..., i], maps[1][..., i]),
                 crops=None if first.crops is None else first.crops[i],
             )  # fmt: skip
+        pictures = _picture(first.image), _picture(second.image)
         return plot_two_predictions(
-            (as_picture(first.image), as_picture(second.image)), first.score_name,
+            pictures, first.score_name,
             (first.score, second.score), (first.likeliest[0], second.likeliest[0]), rows, nb_crops,
         )  # fmt: skip
 
@@ -371,6 +428,11 @@ class PredictionComparison:
         """Return names and both values of the concepts that differ most, others, and residual."""
         first, second = (_parts(one, self.ranked, count) for one in (self.first, self.second))
         return [(name, (a, b)) for (name, a), (_, b) in zip(first, second, strict=True)]
+
+
+def _picture(image: Array) -> Array:
+    """Return an image, or the frame in the middle of a video, as RGB (height, width, 3)."""
+    return as_picture(stills(image[None])[0])
 
 
 def _parts(

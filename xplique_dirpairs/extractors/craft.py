@@ -15,7 +15,7 @@ from xplique.concepts.craft import Factorization
 from xplique_dirpairs.core.batching import by_position
 from xplique_dirpairs.core.types import Array
 from xplique_dirpairs.core.validation import (
-    as_images,
+    as_inputs,
     check_activations,
     check_class,
     check_integer,
@@ -26,6 +26,7 @@ from xplique_dirpairs.data.images import (
     crop_coefficients,
     extract_crops,
     fitting_patch,
+    stills,
     unchecked_activations,
 )
 from xplique_dirpairs.extractors.base import HoldsPairs, check_split
@@ -125,7 +126,8 @@ class FactorizerCraftTf(HoldsModels, ConceptPlots, ConceptImportance, CraftTf):
         Parameters
         ----------
         inputs : array-like of shape (N, height, width, channels)
-            N images, preprocessed for ``input_to_latent_model``; uint8 is accepted.
+            N images, preprocessed for ``input_to_latent_model``; uint8 is accepted. Of videos
+            (N, T, height, width, channels), crops are those of the frame in the middle.
         class_id : int, default=0
             Index of the class whose score `estimate_importance` explains; a single output is class
             0.
@@ -159,7 +161,7 @@ class FactorizerCraftTf(HoldsModels, ConceptPlots, ConceptImportance, CraftTf):
     ) -> tuple[tf.Tensor, Array, Array]:
         """Fit as `fit` does, with further options of `_learn`."""
         check_class(class_id, self.head.number_of_classes)
-        images = as_images(inputs)
+        images = as_inputs(inputs)
         if activations is None:
             # Fitting the factorizer checks that the activations are finite.
             x = unchecked_activations(self.input_to_latent_model, images, self.batch_size)
@@ -189,7 +191,7 @@ class FactorizerCraftTf(HoldsModels, ConceptPlots, ConceptImportance, CraftTf):
         self.factorization = Factorization(
             inputs=images,
             class_id=class_id,
-            crops=tf.convert_to_tensor(extract_crops(images, patch)),
+            crops=tf.convert_to_tensor(extract_crops(stills(images), patch)),
             reducer=self.factorizer,
             crops_u=crop_coefficients(maps, shape, patch),
             concept_bank_w=np.asarray(self.factorizer.get_concept_bank(), np.float32),
@@ -263,7 +265,7 @@ class FactorizerCraftTf(HoldsModels, ConceptPlots, ConceptImportance, CraftTf):
         """Return the concept maps (H, W, I) of an image as plots show them."""
         activations = self._activations(image)
         shown = by_position(self.factorizer.shown_coefficients, activations)
-        shape = as_images(image).shape[1:]
+        shape = as_inputs(image).shape[1:]
         return np.asarray(concept_maps(shown, shape, self.split.extra_tokens)[0])
 
 
@@ -380,7 +382,8 @@ class DirectionPairsTf(HoldsPairs, FactorizerCraftTf):
         Parameters
         ----------
         inputs : array-like of shape (N, height, width, channels)
-            N images, preprocessed for the network; uint8 is accepted.
+            N images, preprocessed for the network; uint8 is accepted. Of videos
+            (N, T, height, width, channels), crops are those of the frame in the middle.
         class_id : int, default=0
             Index of the class whose score `estimate_importance` explains; a single output is class
             0.

@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike
 from xplique_dirpairs.core.batching import as_positions, slices
 from xplique_dirpairs.core.progress import progress
 from xplique_dirpairs.core.types import Array
-from xplique_dirpairs.core.validation import as_images, check_integer, check_labels
+from xplique_dirpairs.core.validation import as_inputs, check_integer, check_labels
 from xplique_dirpairs.data.images import (
     concept_maps,
     crop_at,
@@ -22,6 +22,7 @@ from xplique_dirpairs.data.images import (
     crop_place,
     default_patch,
     fitting_patch,
+    sides,
 )
 from xplique_dirpairs.extractors.concept_layer import ConceptLayer
 from xplique_dirpairs.plots.images import as_picture, pixel_limits
@@ -43,8 +44,8 @@ class Scan:
     ----------
     layer : ConceptLayer
         The concepts.
-    images : ndarray of shape (N, height, width, C)
-        The images.
+    images : ndarray of shape (N, height, width, C) or (N, T, height, width, C)
+        The images, or videos of T frames.
     class_ids : ndarray of shape (N,), int
         Labels if they were given, or else predicted classes.
     logits : ndarray of shape (N, K)
@@ -178,14 +179,14 @@ class Scan:
 
         Returns
         -------
-        crops : ndarray of shape (k, patch, patch, 3), uint8
-            Crops of the images returned by `best_images`.
+        crops : ndarray of shape (k, patch, patch, 3) or (k, T, patch, patch, 3), uint8
+            Crops of the images returned by `best_images`; of videos they have all T frames.
         """
         best = self.best_images(concept, count, among)
         crops = [
             crop_at(self.images[n], int(self.crop_places[n, concept]), self.patch) for n in best
         ]
-        shape = (-1, self.patch, self.patch, self.images.shape[-1])
+        shape = (-1, *self.images.shape[1:-3], self.patch, self.patch, self.images.shape[-1])
         pictures = as_picture(np.reshape(crops, shape), self.limits)
         return (255 * pictures + 0.5).astype(np.uint8)
 
@@ -193,7 +194,7 @@ class Scan:
         """Return the best crop's (top, left, bottom, right) as fractions of the image's sides."""
         shape, patch = self.images.shape[1:], self.patch
         top, left = crop_place(int(self.crop_places[image, concept]), shape, patch)
-        height, width = shape[:2]
+        height, width = sides(shape)
         return top / height, left / width, (top + patch) / height, (left + patch) / width
 
 
@@ -215,8 +216,8 @@ def scan(
     ----------
     concepts : ConceptLayer or fitted extractor
         Any object that `ConceptLayer.of` accepts as its only argument.
-    images : array-like of shape (N, height, width, C)
-        Images, preprocessed for the network.
+    images : array-like of shape (N, height, width, C) or (N, T, height, width, C)
+        Images, or videos of T frames, preprocessed for the network.
     labels : array-like of shape (N,) or (N, K), optional
         Classes of the images, as indices or one-hot rows; by default the predicted classes.
     activations : ndarray of shape (N, *spatial, D), optional
@@ -247,7 +248,7 @@ def scan(
     NotFittedError
         If ``concepts`` is not fitted.
     """
-    images = as_images(images)
+    images = as_inputs(images)
     layer = ConceptLayer.of(concepts)
     check_integer("batch_size", batch_size)
     check_integer("memory", memory, 0)
@@ -359,7 +360,7 @@ class _Reading:
         maps = concept_maps(shown, self.image_shape, self.layer.split.extra_tokens)
         # Without positions, the crop is the largest square in the image.
         if maps[0, ..., 0].size == 1:
-            self.patch = min(self.image_shape[:2])
+            self.patch = min(sides(self.image_shape))
         values = crop_coefficients(maps, self.image_shape, self.patch)
         values = values.reshape(len(maps), -1, maps.shape[-1])
         return {"crop_values": values.max(axis=1), "crop_places": values.argmax(axis=1)}

@@ -154,7 +154,7 @@ def draw_crop_sheet(
         Position of the crops in the axes: see ``Axes.set_anchor``.
     """
     if len(crops):
-        ax.imshow(montage(crops, columns, lines, gap=max(1, crops.shape[1] // 24)))
+        ax.imshow(montage(crops, columns, lines, gap=max(1, crops.shape[-2] // 24)))
     else:
         draw_note(ax, "not detected in any crop", fontsize=SMALL, color=NOTE)
         ax.set_box_aspect(lines / columns)
@@ -179,8 +179,8 @@ def montage(pictures: Array, columns: int, rows: int, gap: int = 2) -> Array:
 
     Parameters
     ----------
-    pictures : ndarray of shape (n, height, width, 3)
-        Pictures; those beyond ``columns * rows`` are left out.
+    pictures : ndarray of shape (n, height, width, 3) or (n, T, height, width, 3)
+        Pictures; those beyond ``columns * rows`` are left out. Of videos, the frame in the middle.
     columns : int
         Number of columns of the grid.
     rows : int
@@ -192,6 +192,8 @@ def montage(pictures: Array, columns: int, rows: int, gap: int = 2) -> Array:
     -------
     sheet : ndarray of shape (rows * (height + gap) - gap, columns * (width + gap) - gap, 3)
     """
+    if pictures.ndim == 5:
+        pictures = pictures[:, pictures.shape[1] // 2]
     _, height, width, _ = pictures.shape
     sheet = np.ones(
         (rows * (height + gap) - gap, columns * (width + gap) - gap, 3), dtype=np.float32

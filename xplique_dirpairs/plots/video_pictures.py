@@ -17,7 +17,16 @@ from xplique_dirpairs.core.validation import check_integer
 from xplique_dirpairs.plots.images import Limits, as_picture
 from xplique_dirpairs.plots.layout import plain
 from xplique_dirpairs.plots.palette import Color, concept_colors
-from xplique_dirpairs.plots.style import HEADING, SMALL, SMALLEST, most_rows, some_of, styled
+from xplique_dirpairs.plots.style import (
+    HEADING,
+    MARKERS,
+    SMALL,
+    SMALLEST,
+    different,
+    most_rows,
+    some_of,
+    styled,
+)
 
 #: Brightness of a frame where a concept is absent, and share of its colour where it is present.
 _DIMMED, _TINT = 0.35, 0.35
@@ -101,6 +110,62 @@ def plot_strips(
             axes[row, 0].set_ylabel(plain(names[row], 16), fontsize=SMALL)
     title = "; ".join(part for part in (plain(title, 80), note) if part)
     figure.suptitle(fill(title, int(12 * figure.get_figwidth())), fontsize=HEADING)
+    return figure
+
+
+@styled
+def plot_over_time(
+    title: str,
+    video: Array,
+    names: Sequence[str],
+    colors: Sequence[Color],
+    values: Array,
+    frames: int = 8,
+) -> Figure:
+    """Draw evenly spaced frames of a video above curves of values over its time.
+
+    Parameters
+    ----------
+    title : str
+        Title of the figure.
+    video : ndarray of shape (T, height, width, 3)
+        RGB frames in [0, 1].
+    names : sequence of K str
+        Name of each curve.
+    colors : sequence of K (float, float, float)
+        Colour of each curve.
+    values : ndarray of shape (T′, K)
+        Values, in logits, of T′ equal parts of the video.
+    frames : int, default=8
+        Largest number of frames, at most 23.
+
+    Returns
+    -------
+    figure : Figure
+        Each frame stands above its time.
+    """
+    columns = min(frames, len(video), most_rows(_COLUMN))
+    figure = plt.figure(figsize=(max(6.0, _COLUMN * columns + 0.8), 4.4), layout="constrained")
+    grid = figure.add_gridspec(2, columns, height_ratios=(1.0, 2.4))
+    for column in range(columns):
+        ax = figure.add_subplot(grid[0, column])
+        t = int((column + 0.5) * len(video) / columns)
+        ax.imshow(np.clip(video[t], 0.0, 1.0), interpolation="nearest")
+        ax.set_xticks([])
+        ax.set_yticks([])
+        ax.spines[:].set_visible(False)
+        ax.set_xlabel(f"frame {t}", fontsize=SMALLEST)
+    ax = figure.add_subplot(grid[1, :])
+    times = (np.arange(len(values)) + 0.5) * len(video) / len(values) - 0.5
+    looks = zip(names, colors, different(MARKERS, len(names)), values.T, strict=True)
+    for name, color, marker, curve in looks:
+        ax.plot(times, curve, color=color, marker=marker, markersize=4, label=plain(name, 24))
+    ax.axhline(0.0, color="0.6", linewidth=0.8, zorder=0)
+    ax.set_xlim(-0.5, len(video) - 0.5)
+    ax.set_xlabel("frame")
+    ax.set_ylabel("contribution (logits)")
+    figure.legend(loc="outside right upper", fontsize=SMALL)
+    figure.suptitle(fill(plain(title, 80), int(9 * figure.get_figwidth())), fontsize=HEADING)
     return figure
 
 
