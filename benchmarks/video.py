@@ -1,9 +1,13 @@
 """Moving shapes: what trained video transformers answer to, and how well concepts find the shapes.
 
-    python benchmarks/video.py [--parts shares,iou,importance,large] [--output DIR]
+    python benchmarks/video.py [--parts shares,iou,importance,pruning,large] [--output DIR]
 
-Parts: "shares" compares networks trained on motion and on shape; "iou" the masks of extractors with
-the true shapes; "importance" removal curves; "large" times a transformer of the size of ViT-B.
+Parts: "shares" compares networks trained on motion and on shape; "iou" compares the masks of
+extractors with the true shapes; "importance" measures areas between removal curves; "pruning"
+closes a third of the heads; "large" measures time and memory of a transformer of the size of ViT-B.
+
+DIR (build/video) keeps the trained networks and video.json, the results. A part that is there is
+not repeated: delete DIR after a change of the code.
 """
 
 from __future__ import annotations
@@ -12,7 +16,9 @@ import argparse
 import json
 import resource
 import time
+import warnings
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -25,90 +31,176 @@ from xplique_dirpairs import (
     KMeansFactorizer,
     NMFFactorizer,
     ProbedSelfAttention,
+    VideoConcepts,
     VideoProbe,
     discover_video_concepts,
+    is_correct,
     masked_importance,
+    prune_heads,
     split_model,
     static_dynamic,
 )  # fmt: skip
 from xplique_dirpairs.datasets.motion_network import train_video_transformer
 from xplique_dirpairs.datasets.moving_shapes import SHAPES, MovingShapes, moving_shapes
-from xplique_dirpairs.metrics.mask_overlap import overlap
+from xplique_dirpairs.metrics.mask_overlap import chance_overlap, overlap
 
-CONCEPTS = 6
-#: Name → (how masks are made, factorizer of a seed).
+PARTS = ("shares", "iou", "importance", "pruning", "large")
+CONCEPTS, TRAINED_ON = 6, 800
+#: Name → (what concepts are masks of, factorizer of a seed).
 EXTRACTORS: dict[str, tuple[str, Callable[[int], Any]]] = {
-    "convex NMF on tubelets": ("tubelets", lambda s: ConvexNMFFactorizer(CONCEPTS, random_state=s)),
     "direction pairs": (
         "positions", lambda s: DirectionPairsFactorizer(CONCEPTS, random_state=s, verbose=0),
     ),
+    "convex NMF on tubelets": ("tubelets", lambda s: ConvexNMFFactorizer(CONCEPTS, random_state=s)),
     "K-Means": ("positions", lambda s: KMeansFactorizer(CONCEPTS, random_state=s)),
     "NMF": ("positions", lambda s: NMFFactorizer(CONCEPTS, random_state=s)),
 }  # fmt: skip
 
 
-def on_tokens(masks: np.ndarray, grid: tuple[int, int, int]) -> np.ndarray:
-    """Return which tokens masks (N, K, T, height, width) cover by a quarter, (N, K, *grid)."""
-    n, kinds, *sides = masks.shape
-    split = [number for g, side in zip(grid, sides, strict=True) for number in (g, side // g)]
-    return masks.reshape(n, kinds, *split).mean(axis=(3, 5, 7)) >= 0.25
+class Results:
+    """Results of a run by their names, kept in a file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.values = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+
+    def of(self, name: str, measure: Callable[..., dict[str, Any]], *arguments: Any) -> None:
+        """Print a result: that of the file, or what a function measures."""
+        if name not in self.values:
+            start = time.perf_counter()
+            self.values[name] = measure(*arguments) | {
+                "seconds": round(time.perf_counter() - start, 1)
+            }
+            self.path.write_text(json.dumps(self.values, indent=1), encoding="utf-8")
+        print(f"{name}: {json.dumps(self.values[name])}", flush=True)
 
 
-def shares(models: dict[str, keras.Model], data: MovingShapes) -> dict[str, Any]:
-    """Return the mean shares of the channels of the last tokens."""
-    found = {}
-    for name, model in models.items():
-        result = static_dynamic(split_model(model, "tokens"), data.videos, pairs=600)
-        print(f"{name}: {result}", flush=True)
-        found[name] = {k: float(np.nanmean(getattr(result.shares, k)))
-                       for k in ("static", "dynamic", "content", "interaction")}  # fmt: skip
-    return found
+@cache
+def data(name: str) -> MovingShapes:
+    """Return the videos to train on, to fit concepts to, or to measure on."""
+    count, seed = {"train": (TRAINED_ON, 1), "fit": (60, 2), "test": (100, 3)}[name]
+    return moving_shapes(count, random_state=seed)
 
 
-def ious(model: keras.Model, fit: MovingShapes, test: MovingShapes, seed: int) -> dict[str, Any]:
-    """Return the IoU of the best concept of any head for each shape, on other videos."""
+def network(by: str, results: Results, epochs: int) -> keras.Model:
+    """Return a network that tells the motion, or the shape, of the target."""
+    path = results.path.with_name(f"{by}.keras")
+    if path.exists():
+        return keras.models.load_model(path, compile=False)
+    start = time.perf_counter()
+    model = train_video_transformer(data("train"), by, epochs)
+    model.save(path)
+    seconds = round(time.perf_counter() - start, 1)
+    about = {"accuracy": accuracy(model, by), "training s": seconds}
+    results.of(f"network of {by}", dict, about)
+    return model
+
+
+def accuracy(model: keras.Model, by: str) -> float:
+    """Return the share of the test videos that a network classifies rightly."""
+    outputs = model.predict(data("test").videos, verbose=0)
+    return float((outputs.argmax(axis=1) == data("test").labels(by)).mean())
+
+
+def shares(model: keras.Model) -> dict[str, Any]:
+    """Return the mean shares of the channels of the last tokens, and of how many are dynamic."""
+    own = static_dynamic(split_model(model, "tokens"), data("test").videos, pairs=600).shares
+    names = ("static", "dynamic", "content", "interaction")
+    means = {name: round(float(np.nanmean(getattr(own, name))), 3) for name in names}
+    return means | {"dynamic above static": int((own.dynamic > own.static).sum())}
+
+
+def discovered(model: keras.Model, name: str, seed: int, count: int = 60) -> VideoConcepts:
+    """Return the concepts of an extractor in all heads.
+
+    Where a concept has no detector, it fires on the share of the tokens that shapes cover.
+    """
+    proposals, make = EXTRACTORS[name]
     probe = VideoProbe(model)
-    wanted = {name: on_tokens(own.masks_of("shape"), probe.grid) for name, own in
-              (("fit", fit), ("test", test))}  # fmt: skip
-    wanted = {k: np.moveaxis(v, 1, -1).reshape(len(v), -1, len(SHAPES)) for k, v in wanted.items()}
-    found = {}
-    for name, (proposals, make) in EXTRACTORS.items():
-        start = time.perf_counter()
-        concepts = discover_video_concepts(
-            probe, fit.videos, proposals=proposals, extractor=lambda make=make: make(seed)
-        )
-        masks = {"fit": concepts.masks_in(fit.videos), "test": concepts.masks_in(test.videos)}
-        flat = {k: np.concatenate([m.reshape(len(m), -1, m.shape[-1]) for m in v.values()], -1)
-                for k, v in masks.items()}  # fmt: skip
-        best = overlap(flat["fit"], wanted["fit"]).argmax(axis=0)  # chosen on the other videos
-        scores = overlap(flat["test"], wanted["test"])[best, np.arange(len(SHAPES))]
-        found[name] = {"iou": scores.tolist(), "concepts": len(concepts.units),
-                       "seconds": time.perf_counter() - start}  # fmt: skip
-        print(f"{name}: mean IoU {scores.mean():.3f} {scores.round(2)}, {len(concepts.units)} "
-              f"concepts, {found[name]['seconds']:.0f} s", flush=True)  # fmt: skip
-    return found
-
-
-def importance(model: keras.Model, fit: MovingShapes, by: str) -> dict[str, Any]:
-    """Return areas under the removal curves of each extractor."""
-    probe, classes = VideoProbe(model), fit.labels(by)[:40]
-    found = {}
-    for name in ("convex NMF on tubelets", "direction pairs"):
-        proposals, make = EXTRACTORS[name]
-        concepts = discover_video_concepts(
-            probe, fit.videos[:40], proposals=proposals, extractor=lambda make=make: make(0)
-        )
-        result = masked_importance(
-            concepts, fit.videos[:40], lambda y, x: y[np.arange(len(y)), classes], subsets=500,
-            batch_size=40,
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # doubts about single heads, which have 8 channels
+        return discover_video_concepts(
+            probe, data("fit").videos[:count], proposals=proposals, extractor=lambda: make(seed),
+            rate=float(true_masks("fit", probe).mean()),
         )  # fmt: skip
-        found[name] = result.curves(step=6).areas
-        print(f"{name}: {found[name]}", flush=True)
-    return found
 
 
-def large() -> dict[str, Any]:
-    """Return time and memory of a probe of the size of ViT-B on 30 clips, random weights."""
+def true_masks(name: str, probe: VideoProbe) -> np.ndarray:
+    """Return which tokens each shape covers by a quarter, (N, tokens, shapes) bool."""
+    masks = data(name).masks_of("shape")
+    n, kinds, *sides = masks.shape
+    split = [k for g, side in zip(probe.grid, sides, strict=True) for k in (g, side // g)]
+    covered = masks.reshape(n, kinds, *split).mean(axis=(3, 5, 7)) >= 0.25
+    return np.moveaxis(covered, 1, -1).reshape(n, -1, kinds)
+
+
+def ious(model: keras.Model, name: str, seed: int) -> dict[str, Any]:
+    """Return the IoU over time of the best concept of any head for each shape.
+
+    The best concept is chosen on the videos that the concepts were found in, and measured on
+    others; "chance" is the mean IoU of these concepts with the shapes of permuted videos.
+    """
+    concepts = discovered(model, name, seed)
+    masks = {}
+    for k in ("fit", "test"):
+        own = concepts.masks_in(data(k).videos).values()
+        masks[k] = np.concatenate([m.reshape(len(m), -1, m.shape[-1]) for m in own], axis=-1)
+    wanted = {k: true_masks(k, concepts.probe) for k in masks}
+    best = overlap(masks["fit"], wanted["fit"]).argmax(axis=0)
+    place = best, np.arange(len(SHAPES))
+    scores = overlap(masks["test"], wanted["test"])[place]
+    rng = np.random.default_rng(0)
+    expected = chance_overlap(masks["test"][..., best], wanted["test"], 20, rng)[0]
+    return {
+        "mean iou": round(float(scores.mean()), 3),
+        "iou": dict(zip(SHAPES, scores.round(3).tolist(), strict=True)),
+        "chance": round(float(np.diag(expected).mean()), 3),
+        "concepts": len(concepts.units),
+    }
+
+
+def importance(model: keras.Model, by: str, name: str, subsets: int) -> dict[str, Any]:
+    """Return the areas under the removal curves of an extractor, and the area between two."""
+    videos, classes = data("fit").videos[:40], data("fit").labels(by)[:40]
+    concepts = discovered(model, name, 0, count=40)
+    found = masked_importance(concepts, videos, is_correct(classes), subsets=subsets, batch_size=40)
+    areas = found.curves(step=4).areas
+    between = areas["least to most"] - areas["most to least"]
+    return {k: round(v, 3) for k, v in (areas | {"between": between}).items()}
+
+
+def pruning(model: keras.Model, by: str, planted: bool) -> dict[str, Any]:
+    """Return the accuracy before and after a third of the heads is closed.
+
+    With ``planted``, the outputs of a random third of the heads are first divided by 100, so that
+    this third adds next to nothing.
+    """
+    probe = VideoProbe(model)
+    rng = np.random.default_rng(0)
+    weak = [probe.heads[q] for q in rng.permutation(len(probe.heads))[: len(probe.heads) // 3]]
+    if planted:
+        for layer, head in weak:
+            dense = model.get_layer(probe.layer_names[layer]).output_dense
+            weights = dense.get_weights()
+            weights[0][head] /= 100
+            dense.set_weights(weights)
+        probe = VideoProbe(model)
+    fit = data("fit")
+    found = masked_importance(probe, fit.videos, is_correct(fit.labels(by)), subsets=300)
+    pruned = prune_heads(probe, found.importance)
+    closed = np.argsort(found.importance, kind="stable")[: len(weak)]
+    outputs = [m.predict(data("test").videos, verbose=0).argmax(axis=1) for m in (model, pruned)]
+    return {
+        "before": accuracy(model, by),
+        "after": accuracy(pruned, by),
+        "changed predictions": float((outputs[0] != outputs[1]).mean()),
+        "weak heads among the closed": len({probe.heads[q] for q in closed} & set(weak)),
+    }
+
+
+@cache
+def large_probe() -> tuple[VideoProbe, np.ndarray]:
+    """Return a probe of a transformer of the size of ViT-B with random weights, and 30 clips."""
     inputs = keras.Input((16, 224, 224, 3))
     x = keras.layers.Conv3D(768, (2, 16, 16), (2, 16, 16))(inputs)
     x = keras.layers.Reshape((-1, 768))(x)
@@ -119,54 +211,64 @@ def large() -> dict[str, Any]:
         x = keras.layers.Add()([x, keras.layers.Dense(768)(y)])
     x = keras.layers.GlobalAveragePooling1D()(x)
     model = keras.Model(inputs, keras.layers.Dense(174, activation="softmax")(x))
+    clips = np.random.default_rng(0).random((30, 16, 224, 224, 3), np.float32)
+    return VideoProbe(model, batch_size=1), clips
+
+
+def large(layer: int) -> dict[str, Any]:
+    """Find concepts in the 12 heads of a layer of the large network; return time and memory."""
+    probe, clips = large_probe()
     start = time.perf_counter()
-    probe = VideoProbe(model, batch_size=1)
-    built = time.perf_counter() - start
-    clips = np.random.default_rng(0).uniform(size=(30, 16, 224, 224, 3)).astype(np.float32)
+    probe.layer_features(clips, layer)
+    read = time.perf_counter() - start
     start = time.perf_counter()
-    concepts = discover_video_concepts(probe, clips, heads=[(0, 0), (0, 1)])
-    seconds = time.perf_counter() - start
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    print(
-        f"{concepts}; probe {built:.0f} s, two heads of layer 0 {seconds:.0f} s, peak {peak:.2f} GB"
-    )
-    return {"built": built, "two heads": seconds, "peak GB": peak}
+    concepts = discover_video_concepts(probe, clips, heads=[(layer, head) for head in range(12)])
+    return {
+        "reading s": round(read, 1),
+        "reading and concepts s": round(time.perf_counter() - start, 1),
+        "concepts": len(concepts.units),
+        "peak GB": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 2),
+    }
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--parts", default="shares,iou,importance")
+    """Run the parts that are asked for."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--parts", default=",".join(PARTS))
     parser.add_argument("--epochs", type=int, default=10)
-    parser.add_argument("--videos", type=int, default=800)
-    parser.add_argument("--output", type=Path)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--subsets", type=int, default=500)
+    parser.add_argument("--layers", type=int, nargs="+", default=list(range(12)))
+    parser.add_argument("--output", type=Path, default=Path("build/video"))
     arguments = parser.parse_args()
     parts = arguments.parts.split(",")
-    found: dict[str, Any] = {}
-    if "large" in parts:
-        found["large"] = large()
-    if set(parts) - {"large"}:
-        data = moving_shapes(arguments.videos, random_state=1)
-        fit, test = moving_shapes(60, random_state=2), moving_shapes(60, random_state=3)
-        models = {}
-        for by in ("motion", "shape"):
-            start = time.perf_counter()
-            models[by] = train_video_transformer(data, by, arguments.epochs)
-            right = models[by].predict(test.videos, verbose=0).argmax(1) == test.labels(by)
-            print(
-                f"{by}: accuracy {right.mean():.3f}, {time.perf_counter() - start:.0f} s",
-                flush=True,
-            )
+    if unknown := set(parts) - set(PARTS):
+        parser.error(f"there is no part {', '.join(sorted(unknown))}: give {', '.join(PARTS)}")
+    arguments.output.mkdir(parents=True, exist_ok=True)
+    results = Results(arguments.output / "video.json")
+    if "large" in parts:  # first: the largest memory is that of the whole process
+        for layer in arguments.layers:
+            results.of(f"large, layer {layer}", large, layer)
+    for by in ("motion", "shape"):
+        if set(parts) - {"large"}:
+            model = network(by, results, arguments.epochs)
         if "shares" in parts:
-            found["shares"] = shares(models, test)
-        for by, model in models.items():
-            if "iou" in parts:
-                print(f"network of {by}")
-                found[f"iou, {by}"] = ious(model, fit, test, 0)
-            if "importance" in parts and by == "motion":
-                found["importance"] = importance(model, fit, by)
-    if arguments.output:
-        arguments.output.mkdir(parents=True, exist_ok=True)
-        (arguments.output / "video.json").write_text(json.dumps(found, indent=1), encoding="utf-8")
+            results.of(f"shares, {by}", shares, model)
+        for name in EXTRACTORS:
+            for seed in arguments.seeds if "iou" in parts else ():
+                results.of(f"iou, {by}, {name}, {seed}", ious, model, name, seed)
+            if "importance" in parts:
+                results.of(
+                    f"importance, {by}, {name}",
+                    importance,
+                    model,
+                    by,
+                    name,
+                    arguments.subsets,
+                )
+        if "pruning" in parts:
+            results.of(f"pruning, {by}", pruning, model, by, False)
+            results.of(f"pruning, {by}, planted", pruning, model, by, True)
 
 
 if __name__ == "__main__":
