@@ -201,3 +201,21 @@ def test_a_folder_whose_videos_cannot_be_read_is_an_error_of_one_line(call, vide
     (videos / "bad" / "a.mp4").write_bytes(b"no video")
     status, _, err = call("fit", images="bad")
     assert status == 1 and "a.mp4 (not a video that OpenCV can read)" in err.splitlines()[-1]
+
+
+def test_the_report_of_videos_has_animations(call, tmp_path):
+    status, _, err = call("report", "--concepts", "3", "--output", "made", "--position")
+    assert status == 0, err
+    assert "nothing about position" in err
+    files = tmp_path / "made" / "report_files"
+    expected = {"images/00000": 4, "images/00000.still": 1, "images/00000.frames": 1,
+                "crops/concept-0000": 4, "crops/concept-0000.still": 1}  # fmt: skip
+    for path, frames in expected.items():
+        with Image.open(files / f"{path}.webp") as picture:
+            assert getattr(picture, "n_frames", 1) == frames, path
+    text = (files / "data.js").read_text()
+    data = json.loads(text[text.index(",") + 1 : text.rindex(")")])
+    image = data["images"][0]
+    assert (image["width"], image["height"]) == (20, 20)
+    assert np.shape(image["overTime"]) == (2, 3)
+    np.testing.assert_allclose(np.sum(image["overTime"], axis=0), image["contributions"], atol=1e-5)

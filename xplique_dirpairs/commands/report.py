@@ -126,6 +126,9 @@ def _says_position(arguments: argparse.Namespace, shown: Subject, console: Conso
     if len(shown.images) < FEWEST_IMAGES:
         console.note(f"nothing about position: it takes {FEWEST_IMAGES} images at least")
         return False
+    if shown.images.ndim == 5:
+        console.note("nothing about position: it is measured on images, not on videos")
+        return False
     cells = shown.split.input_to_latent_model.output_shape[1:-1]
     if not cells or (len(cells) == 2 and None not in cells and min(cells) < FEWEST_CELLS):
         sides = " × ".join(str(n) for n in cells) or "no"

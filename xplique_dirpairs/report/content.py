@@ -135,8 +135,9 @@ class ConceptPages:
 
     Attributes
     ----------
-    crops : tuple of I ndarray of shape (k, s, s, 3), uint8
-        Best crops of each concept, best first; all crops have the same side s, in pixels.
+    crops : tuple of I ndarray of shape (k, s, s, 3) or (k, T, s, s, 3), uint8
+        Best crops of each concept, best first; all crops have the same side s, in pixels. Of videos
+        they have T frames.
     crop_images : tuple of I ndarray of shape (k,), int
         Index among the shown images of the image that each crop is cut from; −1 if that image is
         not shown.
@@ -227,8 +228,8 @@ class ImagePages:
 
     Attributes
     ----------
-    pictures : tuple of n ndarray of shape (height, width, 3), uint8
-        The images as they are shown, of any size.
+    pictures : tuple of n ndarray of shape (height, width, 3) or (T, height, width, 3), uint8
+        The images, or videos, as they are shown, of any size.
     names : tuple of n str
         Names of the images.
     labels : ndarray of shape (n,), int
@@ -251,6 +252,8 @@ class ImagePages:
     places : ndarray of shape (n, 2)
         Coordinates in [0, 1] of each image among the shown images that are predicted as the same
         class, arranged by their contributions; NaN where these are too few.
+    over_time : tuple of n ndarray of shape (T′, I), default=()
+        Contribution of each concept in each frame of the features of videos; empty for images.
     """
 
     pictures: tuple[Array, ...]
@@ -264,6 +267,7 @@ class ImagePages:
     maps: Array
     changes: tuple[Change | None, ...]
     places: Array
+    over_time: tuple[Array, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)

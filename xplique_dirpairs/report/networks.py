@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from xplique_dirpairs.core.validation import as_images
+from xplique_dirpairs.core.validation import as_inputs
 from xplique_dirpairs.data.images import best_crops_of_images, concept_maps
 from xplique_dirpairs.extractors.concept_layer import ConceptLayer
 from xplique_dirpairs.extractors.scan import Scan
@@ -75,7 +75,7 @@ def other_networks(
     networks = []
     for name, other in others.items():
         concepts, images = other if isinstance(other, tuple) else (other, seen.images)
-        layer, images = ConceptLayer.of(concepts), as_images(images)
+        layer, images = ConceptLayer.of(concepts), as_inputs(images)
         x = layer.activations(images[chosen], settings.batch_size)
         matches = match_extractors(
             {"report": (seen.layer, own), "other": (layer, x)},

@@ -19,7 +19,7 @@ BESIDE = "report_files"
 #: Name of the file that marks a folder as part of a report: other folders are never replaced.
 MARKER = "made_by_xplique_dirpairs.txt"
 
-_MIME = {".jpg": "image/jpeg", ".png": "image/png"}
+_MIME = {".jpg": "image/jpeg", ".png": "image/png", ".webp": "image/webp"}
 
 
 def save_report(report: Report, path: str | Path, single_file: bool = False) -> Path:

@@ -19,7 +19,7 @@ from xplique_dirpairs.core.batching import slices
 from xplique_dirpairs.core.plain_data import plain_data
 from xplique_dirpairs.core.types import Array
 from xplique_dirpairs.report.content import Report
-from xplique_dirpairs.report.pictures import SMALL, encoded
+from xplique_dirpairs.report.pictures import SMALL, encoded, still, strip
 from xplique_dirpairs.sensitivity.influence_result import described_test
 from xplique_dirpairs.version import __version__
 
@@ -209,10 +209,14 @@ class Payload:
         """Return the data of an image's page, and store its picture."""
         pages = self.report.images
         picture, change = pages.pictures[n], pages.changes[n]
-        height, width = picture.shape[:2]
+        height, width = picture.shape[-3:-1]
+        path = f"images/{n:05d}"
+        over_time = pages.over_time[n] if pages.over_time else None
         return {
             "name": pages.names[n],
-            "picture": self._stored(f"images/{n:05d}", picture),
+            "picture": self._stored(path, picture),
+            "frames": self._stored(f"{path}.frames", strip(picture)) if picture.ndim == 4 else None,
+            "overTime": over_time,
             "width": width,
             "height": height,
             "small": min(height, width) <= SMALL,
@@ -232,15 +236,21 @@ class Payload:
         return self._strip(f"network-{number:02d}-{j:04d}", crops)
 
     def _strip(self, name: str, crops: Array | None) -> dict[str, Any] | None:
-        """Store crops (k, s, s, 3) side by side in one picture, and return it; None if k is 0."""
+        """Store k crops side by side in one picture, and return it; None if k is 0."""
         if crops is None or not len(crops):
             return None
-        path = self._stored(f"crops/{name}", np.concatenate(list(crops), axis=1))
-        return {"picture": path, "count": len(crops), "small": crops.shape[1] <= SMALL}
+        path = self._stored(f"crops/{name}", np.concatenate(list(crops), axis=-2))
+        return {"picture": path, "count": len(crops), "small": crops.shape[-2] <= SMALL}
 
     def _stored(self, name: str, picture: Array) -> str:
-        """Store a picture, and return its path: the name with a file extension."""
+        """Store a picture, and return its path: the name with a file extension.
+
+        An animation NAME.webp has a picture NAME.still.webp beside it, which is shown where motion
+        is switched off.
+        """
         content, ending = encoded(picture)
+        if picture.ndim == 4 and len(picture) > 1:
+            self.pictures[f"{name}.still{ending}"] = encoded(still(picture))[0]
         self.pictures[name + ending] = content
         return name + ending
 

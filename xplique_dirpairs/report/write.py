@@ -17,9 +17,9 @@ from xplique_dirpairs.core.geometry import coverage_matrix
 from xplique_dirpairs.core.linear_algebra import cosines
 from xplique_dirpairs.core.progress import progress
 from xplique_dirpairs.core.types import Array
-from xplique_dirpairs.core.validation import as_images, check_integer
+from xplique_dirpairs.core.validation import as_inputs, check_integer
 from xplique_dirpairs.data.annotated_images import flat_concepts
-from xplique_dirpairs.data.images import best_crops_of_images, concept_maps
+from xplique_dirpairs.data.images import best_crops_of_images, concept_maps, sides
 from xplique_dirpairs.explanations.contributions import ClassScore
 from xplique_dirpairs.explanations.model import explain_scan
 from xplique_dirpairs.explanations.model_explanation import ModelExplanation
@@ -95,9 +95,10 @@ def write_report(
         ``single_file``, an HTML file.
     concepts : ConceptLayer or fitted extractor
         Anything that `ConceptLayer.of` accepts as its only argument.
-    images : array-like of shape (N, height, width, C), or Scan
-        Images as the network takes them, or what `extractors.scan.scan` returned for them and these
-        concepts.
+    images : array-like of shape (N, height, width, C) or (N, T, height, width, C), or Scan
+        Images, or videos, as the network takes them, or what `extractors.scan.scan` returned for
+        them and these concepts. Pictures of videos are short animations, WebP; where motion is
+        switched off in the system, they are still. Pages of videos have a strip of frames.
     labels : array-like of shape (N,) or (N, K), optional
         Class of each image, as an index or as a one-hot row of K classes; ignored for a scan, which
         has its own. None: the class that the network predicts.
@@ -158,7 +159,7 @@ def write_report(
             "settings.maximise needs direction pairs, whose detectors pictures can be made for, "
             f"not the concepts of a {type(layer.fitted).__name__}"
         )
-    pixels = images.images if isinstance(images, Scan) else as_images(images)
+    pixels = images.images if isinstance(images, Scan) else as_inputs(images)
     _check_parts(layer, len(pixels), explanation, interpretability, counterfactuals, settings)
     check_others(others or {}, len(pixels))
     seen = images if isinstance(images, Scan) else scan(
@@ -333,6 +334,9 @@ def _image_pages(
         maps=_scaled(np.concatenate(maps)),
         changes=(None,) * len(shown),
         places=arranged_by_class(by_concept, likeliest[:, 0], settings.random_state),
+        over_time=tuple(
+            one.values.sum(axis=(1, 2)) for one in contributions if one.values.ndim == 4
+        ),
     )
 
 
@@ -371,7 +375,8 @@ def _concept_pages(
     """
     layer, concepts = seen.layer, seen.layer.number_of_concepts
     best = [seen.best_images(i, settings.nb_crops).tolist() for i in range(concepts)]
-    side = crop_side(seen.patch / min(seen.images.shape[1:3]) * min(gallery[0].shape[:2]))
+    example = gallery[0]
+    side = crop_side(seen.patch / min(sides(seen.images.shape[1:])) * min(sides(example.shape)))
     crops = [
         [cut(gallery[n], seen.crop_box(n, i), side) for n in own] for i, own in enumerate(best)
     ]
@@ -382,7 +387,9 @@ def _concept_pages(
     decoding = layer.decoding
     classes, values, values_of = pointed_classes(seen, explanation)
     return ConceptPages(
-        crops=tuple(np.array(own, np.uint8).reshape(-1, side, side, 3) for own in crops),
+        crops=tuple(
+            np.array(own, np.uint8).reshape(-1, *example.shape[:-3], side, side, 3) for own in crops
+        ),
         crop_images=tuple(np.array([places.get(n, -1) for n in own], int) for own in best),
         presence=(seen.detected > 0).mean(axis=0),
         occupancy=seen.detected.mean(axis=0),

@@ -85,8 +85,23 @@ function imagePage(main, n, query) {
         mapChooser(n, mapped, asked === null ? null : Number(asked))),
       el('section', {}, el('h2', {}, 'What the network predicts'), likeliestOf(image),
         el('h2', {}, 'Which concepts contribute'), contributionsOf(image))),
+    image.frames ? section('Over time', overTime(n, image)) : null,
     image.change ? section('What would change the prediction', changeOf(image)) : null,
   ]);
+}
+
+/** Returns frames of a video above what its strongest concepts contribute at their time. */
+function overTime(n, image) {
+  const frames = el('img', { class: 'frames' + (image.small ? ' small' : ''),
+    alt: 'Frames of ' + image.name, loading: 'lazy', src: pictureUrl(image.frames) });
+  if (!image.overTime) return frames;
+  const strongest = bySize(image.contributions).slice(0, 5);
+  return [frames, el('div', { class: 'wide' }, el('table', { class: 'time' },
+    el('caption', {}, 'Parts of the logit of ', bdi(className(image.likeliest[0])),
+      ', from the first part of the video to the last'),
+    el('tbody', {}, strongest.map((i) => el('tr', {},
+      el('th', { scope: 'row', class: 'text' }, conceptLink(i)),
+      image.overTime.map((row) => el('td', {}, signed(row[i], 2))))))))];
 }
 
 function likeliestOf(image) {

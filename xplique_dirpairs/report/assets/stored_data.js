@@ -45,8 +45,18 @@ function decoded(text) {
   return bytes;
 }
 
+// Where motion is switched off, animations are replaced by the frame in their middle.
+const isStill = window.matchMedia('(prefers-reduced-motion: reduce)').matches;
+
 /** Returns the URL of a picture of the report, for the `src` of an <img>. */
 function pictureUrl(path) {
+  if (isStill && path.endsWith('.webp') && !path.endsWith('.frames.webp')) {
+    return urlOf(path.replace(/\.webp$/, '.still.webp'));
+  }
+  return urlOf(path);
+}
+
+function urlOf(path) {
   const script = document.getElementById('stored-' + path);
   if (!script) return FILES + path;
   if (!pictureUrls.has(path)) {
