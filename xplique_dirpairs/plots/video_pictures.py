@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from textwrap import fill
+from typing import IO
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -170,14 +171,17 @@ def plot_over_time(
 
 
 def save_animation(
-    path: str | os.PathLike[str], frames: Array, milliseconds: int = 120, side: int = _SIDE
+    path: str | os.PathLike[str] | IO[bytes],
+    frames: Array,
+    milliseconds: int = 120,
+    side: int = _SIDE,
 ) -> None:
     """Write frames as an animated WebP, which browsers show without a player.
 
     Parameters
     ----------
-    path : str or path-like
-        File to write; its name should end in ``.webp``.
+    path : str, path-like or binary file
+        File to write; its name should end in ``.webp``. Or an open one, such as `io.BytesIO`.
     frames : ndarray of shape (T, height, width, 3)
         RGB frames in [0, 1].
     milliseconds : int, default=120

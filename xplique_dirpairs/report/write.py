@@ -143,8 +143,8 @@ def write_report(
         If ``concepts`` is not an extractor, an argument has the wrong type, or pictures are to be
         maximised of concepts that are not direction pairs.
     ValueError
-        If explanation, counterfactuals, names or other parts belong to other images or concepts, or
-        an argument is out of range.
+        If explanation, counterfactuals, names or other parts belong to other images or concepts, if
+        pictures are to be maximised for videos, or an argument is out of range.
     NotFittedError
         If ``concepts`` is not fitted.
     NotADirectoryError, IsADirectoryError, FileExistsError
@@ -160,6 +160,8 @@ def write_report(
             f"not the concepts of a {type(layer.fitted).__name__}"
         )
     pixels = images.images if isinstance(images, Scan) else as_inputs(images)
+    if settings.maximise and pixels.ndim == 5:
+        raise ValueError("settings.maximise makes pictures for networks of images, not of videos")
     _check_parts(layer, len(pixels), explanation, interpretability, counterfactuals, settings)
     check_others(others or {}, len(pixels))
     seen = images if isinstance(images, Scan) else scan(

@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -190,15 +190,17 @@ class VideoConcepts:
             [f"video {n}" for n in order],
         )
 
-    def animate(self, concept: int, path: str | os.PathLike[str], video: int | None = None) -> None:
+    def animate(
+        self, concept: int, path: str | os.PathLike[str] | IO[bytes], video: int | None = None
+    ) -> None:
         """Write an animated WebP of a video, dimmed where a concept is absent.
 
         Parameters
         ----------
         concept : int
             Index of the concept, in the order of ``units``.
-        path : str or path-like
-            File to write; its name should end in ``.webp``.
+        path : str, path-like or binary file
+            File to write; its name should end in ``.webp``. Or an open one, such as `io.BytesIO`.
         video : int, optional
             Index of the video. None: the one in which the concept covers most.
 
