@@ -3,10 +3,10 @@
     python notebooks/run_all.py
     python notebooks/run_all.py 1_quick_start --output DIR
 
-Each notebook runs in an empty folder, one after the other (each uses all cores: two at a time took
-four times as long on two cores), and is written to build/notebooks, where `mkdocs build` takes it
-from. The metadata of a stored notebook says how many seconds it took, and
-which files it left in its folder. Needs the packages of the extra "notebooks".
+Each notebook runs in an empty folder and is written to build/notebooks, where `mkdocs build` takes
+it from. With `--workers 2` two run at a time, with one thread each: with more, they would wait for
+one another. The metadata of a stored notebook says how many seconds it took, and which files it
+left in its folder. Needs the packages of the extra "notebooks".
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ SETTINGS = {
     "MPLBACKEND": "module://matplotlib_inline.backend_inline",
     "PYDEVD_DISABLE_FILE_VALIDATION": "1",
 }
+ONE_THREAD = {"OMP_NUM_THREADS": "1", "TF_NUM_INTRAOP_THREADS": "1"}
 
 
 def run(path: Path, folder: Path) -> str:
@@ -63,7 +64,7 @@ def main() -> None:
     if unknown := set(arguments.names) - set(names):
         parser.error(f"there is no notebook {', '.join(sorted(unknown))}: give {', '.join(names)}")
     arguments.output.mkdir(parents=True, exist_ok=True)
-    os.environ.update(SETTINGS)
+    os.environ.update(SETTINGS | (ONE_THREAD if arguments.workers > 1 else {}))
     paths = [HERE / f"{name}.ipynb" for name in arguments.names or names]
     with ThreadPoolExecutor(arguments.workers) as pool:
         for line in pool.map(lambda path: run(path, arguments.output), paths):

@@ -440,7 +440,7 @@ def plot_class_importances(
     names = [plain(name) for name in class_names[:classes]]
     cell, row = (0.86, 0.5) if max(concepts, classes) <= 12 else (0.64, 0.4)
     label = 0.3 + 0.078 * max(map(len, names))
-    above = 1.5 if cell > 0.8 else 1.3
+    above = (1.5 if cell > 0.8 else 1.3) - 0.2 * (not any(notes))
     width, height = label + cell * concepts + 0.2, above + row * classes + 0.45
     page = Sheet(max(width, 4.0), height)
     figure, ax = page.figure, page.axes(label, above, cell * concepts, row * classes)
@@ -455,7 +455,8 @@ def plot_class_importances(
     for (line, column), value in np.ndenumerate(values):
         color = "white" if relative[line, column] > 0.7 else "black"
         sign = "−" if lowers[line, column] else "+"
-        ax.text(column, line, f"{sign}{value:.2f}", ha="center", va="center", color=color)
+        text = "0" if value < 0.005 else f"{sign}{value:.2f}"
+        ax.text(column, line, text, ha="center", va="center", color=color)
     ax.set_yticks(range(classes), names, fontsize=LABEL)
     ax.set_xticks(range(concepts), [str(concept) for concept in order], fontsize=LABEL)
     ax.set_xlabel("concept", labelpad=1)
