@@ -53,6 +53,19 @@ def test_the_network_sees_preprocessed_images_and_the_page_shows_their_pixels(
     np.testing.assert_allclose(images, pictures / np.float32(255), atol=1e-6)
 
 
+def test_a_report_of_given_pairs_leads_to_their_connectome(call, lower, place, tmp_path):
+    pairs = place / "given.npz"
+    ran = call("connectome", "--below", lower, "--concepts", 2, "--pairs", pairs)
+    assert ran.status == 0, ran.err
+    ran = call("report", "--pairs", pairs, "--connectome", "connectome/connectome.npz")
+    assert ran.status == 0, ran.err
+    text = (tmp_path / "report" / "report_files" / "data.js").read_text(encoding="ascii")
+    data = json.loads(text[text.index(",") + 1 : -3])
+    (one,) = data["connectomes"]
+    assert one["layer"] == 1
+    assert (tmp_path / "report" / one["page"]).exists()
+
+
 def test_layers_in_another_order_are_an_error_of_one_line(call, lower):
     ran = call("connectome", "--below", "features", "--layer", lower)
     assert ran.status == 1

@@ -16,8 +16,8 @@ def made():
     sizes = (4, 3, 5, 2)
     layers = tuple(
         LayerConcepts(
-            f"layer {n}", tuple(f"{n}.{i}" for i in range(size)), rng.random((size, 6)),
-            rng.random(size), (PICTURES,) * size,
+            f"layer {n}", tuple(f"{n}.{i}" for i in range(size)), np.eye(6)[:size],
+            rng.random((size, 6)), rng.random(size), (PICTURES,) * size,
         )
         for n, size in enumerate(sizes[:-1])
     )  # fmt: skip
@@ -75,7 +75,8 @@ def test_a_saved_connectome_comes_back(made, tmp_path):
             np.testing.assert_array_equal(getattr(ours, name), value)
     for ours, theirs in zip(loaded.layers, made.layers, strict=True):
         assert (ours.name, ours.concept_names) == (theirs.name, theirs.concept_names)
-        np.testing.assert_array_equal(ours.centres, theirs.centres)
+        for name in ("signals", "centres", "shares"):
+            np.testing.assert_array_equal(getattr(ours, name), getattr(theirs, name))
         assert [crops.shape for crops in ours.crops] == [crops.shape for crops in theirs.crops]
     assert loaded.class_ids == (3, 7)
     assert loaded.class_names == ("cat", "dog")

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from xplique_dirpairs.connectome.result import Connectome, Edges, LayerConcepts
 from xplique_dirpairs.core.tables import Cell, Table
 from xplique_dirpairs.explanations.contributions import Confusion
 from xplique_dirpairs.explanations.model_explanation import ModelExplanation
@@ -12,6 +13,8 @@ from xplique_dirpairs.report.content import (
     Fact,
     ImagePages,
     Label,
+    LayerByLayer,
+    LinkedConnectome,
     OtherNetwork,
     Report,
 )
@@ -126,6 +129,10 @@ def fake_report(classes=3, concepts=4, images=6, side=48, names=None, cells=7, s
         maps=maps,
         changes=tuple(fake_change(n, int(likeliest[n, -1]), concepts) for n in range(images)),
         places=np.where(np.arange(images)[:, None] % 9, rng.random((images, 2)), np.nan),
+        diagnoses=tuple(
+            LayerByLayer(fake_picture(rng, side), names("diagnosis", n)) if n % 2 else None
+            for n in range(images)
+        ),
     )  # fmt: skip
     extractors = tuple(
         ExtractorConcepts(
@@ -156,7 +163,30 @@ def fake_report(classes=3, concepts=4, images=6, side=48, names=None, cells=7, s
         tables=(fake_table(names),),
         metrics={"deletion ↓": "Area under the class probability"},
         notes=(names("note", 0),),
+        connectomes=(
+            LinkedConnectome(names("connectome", 0), fake_connectome(names, concepts), 1),
+            LinkedConnectome(names("connectome", 1), fake_connectome(names, 2), None),
+        ),
     )
+
+
+def fake_connectome(names, concepts, seed=0):
+    """Return a random `Connectome` of two layers, which has ``concepts`` at the second one."""
+    rng = np.random.default_rng(seed)
+    layers = tuple(
+        LayerConcepts(
+            names("layer", n), tuple(names("concept", i) for i in range(count)),
+            np.eye(count, 99), np.zeros((count, 99)), rng.random(count),
+            tuple(rng.integers(0, 255, (i % 3, 8, 8, 3), np.uint8) for i in range(count)),
+        )
+        for n, count in enumerate((3, concepts))
+    )  # fmt: skip
+    edges = []
+    for shape in ((3, concepts), (concepts, 2)):
+        values = rng.uniform(-1, 1, shape)
+        edges.append(Edges(np.sign(values), values, values, rng.random(shape), values > -0.5))
+    settings = {"level": 0.05, "correction": "none", "images": 9, "direction": "signals"}
+    return Connectome(layers, tuple(edges), (0, 1), (names("class", 0), "other"), settings)
 
 
 def fake_change(n, after, concepts):

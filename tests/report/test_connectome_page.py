@@ -13,7 +13,14 @@ from xplique_dirpairs.report.connectome_page import connectome_page
 def small(name="wheel"):
     pictures = np.full((2, 8, 8, 3), 200, np.uint8)
     layers = tuple(
-        LayerConcepts(layer, (name, "body"), np.zeros((2, 4)), np.ones(2), (pictures, pictures[:0]))
+        LayerConcepts(
+            layer,
+            (name, "body"),
+            np.eye(2, 4),
+            np.zeros((2, 4)),
+            np.ones(2),
+            (pictures, pictures[:0]),
+        )
         for layer in ("early", "late")
     )
     kept = np.array([[True, False], [True, True]])

@@ -31,6 +31,7 @@ def graph():
             f"a_layer_with_a_long_name_{n}",
             tuple(HOSTILE if i == 1 else str(i) for i in range(size)),
             rng.random((size, 6)),
+            rng.random((size, 6)),
             rng.random(size),
             tuple(rng.integers(0, 255, (i % 4, 8, 8, 3), np.uint8) for i in range(size)),
         )

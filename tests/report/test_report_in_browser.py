@@ -71,6 +71,32 @@ def test_every_page_is_valid_with_hostile_names(browser, hostile_pages, form):
         assert all(url.startswith(("file:", "blob:", "data:")) for url in visit.requests)
 
 
+@pytest.mark.parametrize("form", ["folder", "file"])
+def test_connectomes_can_be_walked_and_lead_back(browser, hostile_pages, form):
+    with Visit(browser, hostile_pages[form]) as visit:
+        visit.go("/overview")
+        links = visit.page.locator("main a[href*=connectome_]")
+        assert links.all_inner_texts() == [clean(hostile("connectome", n)).strip() for n in (0, 1)]
+        visit.go("/concept/3")
+        visit.page.locator("main a[href*=connectome_]").click()
+        visit.page.wait_for_selector("#details a")
+        assert visit.page.evaluate("location.hash") == "#1/3"
+        visit.page.locator("#details a").click()
+        visit.page.wait_for_selector("main h1 bdi")
+        assert visit.page.evaluate("location.hash") == "#/concept/3"
+        assert visit.wrong == []
+
+
+def test_the_page_of_an_image_has_its_diagnosis(browser, plain_page):
+    with Visit(browser, plain_page) as visit:
+        visit.go("/image/5")
+        figure = visit.page.locator("figure", has=visit.page.locator("img[src*=diagnoses]"))
+        assert "diagnosis 5" in figure.inner_text()
+        visit.load_all_pictures()
+        visit.go("/image/4")
+        assert visit.page.locator("img[src*=diagnoses]").count() == 0
+
+
 def test_names_are_shown_unchanged(browser, hostile_pages):
     with Visit(browser, hostile_pages["folder"]) as visit:
         visit.go("/concepts")

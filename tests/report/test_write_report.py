@@ -1,7 +1,10 @@
 """Reports are written in one pass over the images, and show all parts that are passed."""
 
 import json
+import re
+from dataclasses import replace
 from types import SimpleNamespace
+from urllib.parse import unquote
 
 import cv2
 import numpy as np
@@ -9,6 +12,9 @@ import pytest
 from conftest import NETWORKS, make_images, make_pairs
 from counted import counted
 
+from xplique_dirpairs.connectome.build import build_connectome
+from xplique_dirpairs.connectome.diagnose import diagnose_prediction
+from xplique_dirpairs.connectome.result import Connectome
 from xplique_dirpairs.explanations.model import explain_model
 from xplique_dirpairs.extractors.concept_layer import ConceptLayer
 from xplique_dirpairs.extractors.scan import scan
@@ -142,6 +148,47 @@ def test_pictures_are_refused_for_concepts_without_detectors(case, tmp_path):
             tmp_path, ConceptLayer.of(factorizer, layer.split), images, LABELS, verbose=0,
             settings=ReportSettings(maximise=True),
         )  # fmt: skip
+
+
+@pytest.mark.parametrize("single_file", [False, True])
+def test_connectomes_have_pages_that_belong_to_the_report(case, tmp_path, single_file):
+    layer, images = case("conv_gap")
+    own = build_connectome(layer.model, {layer.layer: layer}, images, verbose=0)
+    others = replace(layer.pairs, signals=layer.pairs.signals[::-1])
+    other = build_connectome(layer.model, {layer.layer: others}, images, verbose=0)
+    own.save(tmp_path / "own.npz")
+    graphs = {"own": Connectome.load(tmp_path / "own.npz"), "others": other}
+    page = write_report(
+        tmp_path / ("a report.html" if single_file else "report"), layer, images, LABELS,
+        settings=ReportSettings(connectomes=graphs), single_file=single_file, verbose=0,
+    )  # fmt: skip
+    if single_file:
+        data = json.loads(re.search(r'id="stored-data">(.*?)</script>', page.read_text())[1])
+    else:
+        data = data_of(page)
+    assert [one["name"] for one in data["connectomes"]] == ["own", "others"]
+    assert [one["layer"] for one in data["connectomes"]] == [0, None]
+    for one in data["connectomes"]:
+        walk = page.parent / unquote(one["page"])
+        found = json.loads(re.search(r'id="data">(.*?)</script>', walk.read_text())[1])
+        assert (walk.parent / unquote(found["report"])).resolve() == page.resolve()
+        assert found["ownLayer"] == one["layer"]
+
+
+def test_a_diagnosis_is_on_the_page_of_its_image(case, tmp_path):
+    layer, images = case("conv_gap")
+    graph = build_connectome(layer.model, {layer.layer: layer}, images, verbose=0)
+    found = diagnose_prediction({"a": graph, "b": graph}, images[3])
+    settings = ReportSettings(diagnoses={3: found}, max_images=5)
+    page = write_report(tmp_path, layer, images[:4], LABELS[:4], settings=settings, verbose=0)
+    shown = [image["diagnosis"] for image in data_of(page)["images"]]
+    assert shown[:3] == [None] * 3
+    assert shown[3]["text"] == f"{layer.layer}: 100% a, 0% b."
+    assert (page.parent / BESIDE / shown[3]["picture"]).exists()
+    with pytest.raises(ValueError, match="diagnoses must be by index of the image, from 0 to 2"):
+        write_report(tmp_path, layer, images[:3], settings=settings, verbose=0)
+    with pytest.raises(TypeError, match="connectomes must be Connectome"):
+        ReportSettings(connectomes={"a": 3})
 
 
 @pytest.mark.parametrize(

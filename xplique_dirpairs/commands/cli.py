@@ -43,7 +43,7 @@ STATUS = (
 )
 #: Name of an option that takes a path → what must be at the path.
 PATHS = {"model": "file", "pairs": "file", "class_names": "file", "weights": "file"}
-PATHS |= {"images": "folder"}
+PATHS |= {"images": "folder", "connectome": "file"}
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
 from xplique_dirpairs.commands.console import Console, UsageError
-from xplique_dirpairs.commands.subject import open_subject
+from xplique_dirpairs.commands.subject import given_concepts, open_subject
 from xplique_dirpairs.connectome.build import EdgeSettings, build_connectome
 from xplique_dirpairs.connectome.result import Connectome
 from xplique_dirpairs.connectome.suppression import SuppressionTest, suppression_test
@@ -23,11 +24,13 @@ def run(arguments: argparse.Namespace, console: Console) -> None:
             raise UsageError(f"--level must lie between 0 and 1, not {arguments.level}")
         subject = open_subject(arguments, console)
         to_fit, to_measure = subject.parts(arguments.held_out, arguments.seed)
-        names = [*arguments.below, str(subject.split.layer)]
-        console.step(f"build the connectome of {len(names)} layers")
+        given = given_concepts(subject, arguments, console)
+        layers: dict[str, Any] = dict.fromkeys(arguments.below, arguments.concepts)
+        layers[str(subject.split.layer)] = given or arguments.concepts
+        console.step(f"build the connectome of {len(layers)} layers")
         found = build_connectome(
             subject.split.with_model(subject.split.model).model,
-            dict.fromkeys(names, arguments.concepts),
+            layers,
             subject.preprocessing.model_inputs(to_fit.images),
             class_names=subject.class_names.shown,
             pictures=to_fit.folder_images.pixels,

@@ -317,10 +317,13 @@ def report() -> Options:
             --beside CRAFT --single-file --output report.html
         xplique-dirpairs report --model m.keras --images photos --layer out_relu \
             --other report_of_another_model
+        xplique-dirpairs report --model m.keras --images photos \
+            --pairs concepts/pairs.npz --connectome connectome/connectome.npz
         xplique-dirpairs report --model m.keras --images photos --layer out_relu \
             --preprocessing mobilenet_v2 --class-names imagenet.json --classes tench 482
     """
     others = f"extractors to compare with: any of {', '.join(EXTRACTORS[1:])}"
+    linked = 'connectome.npz of "connectome" for this model: the report leads to its page'
     single_file = "write one HTML file, named by --output; learned pairs are written beside it"
     return (
         *_SUBJECT,
@@ -332,6 +335,7 @@ def report() -> Options:
         _HELD_OUT,
         _option("--title", "title of the report", metavar="TEXT"),
         _flag("--no-counterfactuals", "leave out what would change each prediction"),
+        _option("--connectome", linked, **_FILE),
         _flag("--position", "say of each concept whether it depends on the place in the image"),
         _flag("--maximise", "generate a picture for each concept; takes minutes"),
         _flag("--single-file", single_file),
@@ -427,7 +431,8 @@ def connectome() -> Options:
     r"""Show which concepts of a layer make those of the next, and the classes.
 
     --layer is the last layer; --below names the layers before it, in the order in
-    which images pass them. At each of them direction pairs are learned. With
+    which images pass them. At each of them direction pairs are learned; those of
+    --pairs stand for the last layer's. With
     --held-out, each concept is suppressed on other images, and what happens is
     compared with what the connectome predicts. Written to DIR:
 
@@ -443,9 +448,12 @@ def connectome() -> Options:
             --below block_6_add block_12_add --layer out_relu
         xplique-dirpairs connectome --model m.keras --images photos \
             --below block_12_add --layer out_relu --concepts 12 --level 0.01 --json
+        xplique-dirpairs connectome --model m.keras --images photos \
+            --below block_6_add block_12_add --pairs concepts/pairs.npz
     """
     return (
         *_SUBJECT,
+        _pairs(),
         _option(
             "--below",
             "layers before --layer, in the order in which images pass them",

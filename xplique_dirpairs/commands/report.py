@@ -22,6 +22,7 @@ from xplique_dirpairs.commands.subject import (
     shown_classes,
 )
 from xplique_dirpairs.comparison.result import Comparison
+from xplique_dirpairs.connectome.result import Connectome
 from xplique_dirpairs.explanations.model import explain_scan
 from xplique_dirpairs.extractors.concept_layer import ConceptLayer
 from xplique_dirpairs.extractors.scan import scan
@@ -41,6 +42,7 @@ def run(arguments: argparse.Namespace, console: Console) -> None:
         arguments.output = arguments.output.with_suffix(".html")
     with console.running():
         check_place(arguments.output, arguments.single_file)
+        walked = None if arguments.connectome is None else Connectome.load(arguments.connectome)
         subject = open_subject(arguments, console)
         given = given_concepts(subject, arguments, console)
         to_fit, shown = subject, subject
@@ -83,6 +85,7 @@ def run(arguments: argparse.Namespace, console: Console) -> None:
             maximise=arguments.maximise,
             random_state=arguments.seed,
             position=position,
+            connectomes={} if walked is None else {arguments.connectome.stem: walked},
         )
         pages: list[Path] = []
 

@@ -231,8 +231,11 @@ def build_connectome(
 
 
 def _layer_concepts(layer: ConceptLayer, own: Survey) -> LayerConcepts:
-    return LayerConcepts(str(layer.layer), layer.concept_names, own.centres, own.shown.mean(axis=0),
-                         own.crops)  # fmt: skip
+    signals = unit_rows(layer.encoding.astype(np.float64)).astype(np.float32)
+    shares = own.shown.mean(axis=0)
+    return LayerConcepts(
+        str(layer.layer), layer.concept_names, signals, own.centres, shares, own.crops
+    )
 
 
 def _class_ids(given: Sequence[int] | None, logits: Array) -> Array:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import keras
 import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
@@ -15,6 +16,7 @@ from xplique_dirpairs.core.tables import Cell, Table
 from xplique_dirpairs.core.types import Array
 from xplique_dirpairs.core.validation import as_images, check_choice
 from xplique_dirpairs.data.images import compute_activations, concept_maps
+from xplique_dirpairs.models.split import split_model
 from xplique_dirpairs.plots.connectome import plot_diagnosis
 from xplique_dirpairs.plots.images import as_picture, pixel_limits
 
@@ -147,6 +149,7 @@ def diagnose_prediction(
     connectomes: Mapping[str, Connectome],
     image: ArrayLike,
     *,
+    model: keras.Model | None = None,
     features: str = "cells",
     cell: int = 8,
     random_state: int | None = 0,
@@ -161,10 +164,13 @@ def diagnose_prediction(
     Parameters
     ----------
     connectomes : mapping of str to Connectome
-        Class name → its connectome with its network, such as those of the true and of the predicted
-        class. All have the same layers of the same network.
+        Class name → its connectome, such as those of the true and of the predicted class. All have
+        the same layers of the same network.
     image : array-like of shape (height, width, C) or (1, height, width, C)
         One image, preprocessed for the network.
+    model : keras.Model, optional
+        The network, which connectomes that were loaded from files do not hold. None: that of the
+        first connectome.
     features : {"cells", "crops"}, default="cells"
         "cells": features of the intact image, averaged over the segment. "crops": the segment
         passes through the network as an image of its own, as published; for connectomes of `itcav`.
@@ -180,8 +186,8 @@ def diagnose_prediction(
     Raises
     ------
     ValueError
-        If there are fewer than two connectomes, their layers differ, one has no network, or there
-        is more than one image.
+        If there are fewer than two connectomes, their layers differ, the network is unknown, or
+        there is more than one image.
     """
     check_choice("features", features, FEATURES)
     if len(connectomes) < 2:
@@ -193,25 +199,24 @@ def diagnose_prediction(
     layer_names = [tuple(layer.name for layer in one.layers) for one in given]
     if len(set(layer_names)) > 1:
         raise ValueError(f"connectomes must have the same layers, not {layer_names}")
-    networks = [one.network() for one in given]
+    model = given[0].network()[0].model if model is None else model
     picture = as_images(image)
     if len(picture) != 1:
         raise ValueError(f"image must be one image, not {len(picture)}")
-    layers = networks[0]
     segments = divide_images(
-        layers[0].model, layer_names[0], picture, cell=cell, random_state=random_state, verbose=0
+        model, layer_names[0], picture, cell=cell, random_state=random_state, verbose=0
     )
     matches = []
-    for n, layer in enumerate(layers):
+    for n, name in enumerate(layer_names[0]):
+        split = split_model(model, name)
         labels = segments.labels[n][0]
         members = segments.members(n)
-        model = layer.split.input_to_latent_model
         if features == "crops":
-            x = compute_activations(model, segments.pictures(n, members))
+            x = compute_activations(split.input_to_latent_model, segments.pictures(n, members))
             pooled = x.reshape(len(x), -1, x.shape[-1]).mean(axis=1)
         else:
-            x = compute_activations(model, segments.images)
-            maps = concept_maps(x, picture.shape[1:], layer.split.extra_tokens)[0]
+            x = compute_activations(split.input_to_latent_model, segments.images)
+            maps = concept_maps(x, picture.shape[1:], split.extra_tokens)[0]
             pooled = np.stack([_mean_inside(maps, labels == k) for _, k in members])
         centres = [one.layers[n].centres for one in given]
         for (_, k), own in zip(members, pooled, strict=True):

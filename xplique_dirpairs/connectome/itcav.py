@@ -159,8 +159,9 @@ def _described(one: SegmentConcepts, crops: int) -> LayerConcepts:
         pictures.append((255 * shown + 0.5).astype(np.uint8))
     shares = np.array([len(own) for own in one.members]) / len(one.segments.members(one.index))
     layer = one.layer
+    signals = unit_rows(layer.encoding.astype(np.float64)).astype(np.float32)
     return LayerConcepts(
-        str(layer.layer), layer.concept_names, one.centres, shares, tuple(pictures)
+        str(layer.layer), layer.concept_names, signals, one.centres, shares, tuple(pictures)
     )
 
 

@@ -11,6 +11,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from xplique_dirpairs.core.archives import ArchiveFormat
+from xplique_dirpairs.core.linear_algebra import unit_rows
 from xplique_dirpairs.core.tables import Cell, Table
 from xplique_dirpairs.core.types import Array
 from xplique_dirpairs.core.validation import check_choice, check_integer
@@ -18,6 +19,8 @@ from xplique_dirpairs.extractors.concept_layer import ConceptLayer
 from xplique_dirpairs.plots.connectome import MOST_NODES, plot_connectome
 from xplique_dirpairs.plots.layout import plain
 
+#: Arrays of a layer in a file.
+_ARRAYS = ("signals", "centres", "shares")
 _FORMAT = ArchiveFormat("xplique_dirpairs.connectome", 1, "a connectome", "Connectome.save")
 
 
@@ -30,6 +33,8 @@ class LayerConcepts:
     name : str
         Name of the layer.
     concept_names : tuple of I str
+    signals : ndarray of shape (I, D)
+        Unit signal vectors, or what stands for them: see `ConceptLayer.encoding`.
     centres : ndarray of shape (I, D)
         Mean features where each concept is shown, weighted by its coefficient.
     shares : ndarray of shape (I,)
@@ -40,9 +45,17 @@ class LayerConcepts:
 
     name: str
     concept_names: tuple[str, ...]
+    signals: Array
     centres: Array
     shares: Array
     crops: tuple[Array, ...]
+
+    def are(self, layer: ConceptLayer) -> bool:
+        """Return whether these are the concepts of a `ConceptLayer`, by their directions."""
+        rows = unit_rows(layer.encoding.astype(np.float64))
+        if layer.layer != self.name or self.signals.shape != rows.shape:
+            return False
+        return np.allclose(self.signals, rows, atol=1e-5)
 
 
 @dataclass(frozen=True, eq=False)
@@ -373,7 +386,7 @@ class Connectome:
         arrays: dict[str, Array] = {}
         for n, (layer, each) in enumerate(zip(self.layers, self.edges, strict=True)):
             arrays |= {f"{n}.{one.name}": getattr(each, one.name) for one in fields(each)}
-            arrays |= {f"{n}.centres": layer.centres, f"{n}.shares": layer.shares}
+            arrays |= {f"{n}.{name}": getattr(layer, name) for name in _ARRAYS}
             arrays |= {f"{n}.crops.{i}": crops for i, crops in enumerate(layer.crops)}
         about = {
             "layers": [[layer.name, list(layer.concept_names)] for layer in self.layers],
@@ -411,11 +424,8 @@ class Connectome:
         layers, edges = [], []
         for n, (name, names) in enumerate(header["layers"]):
             crops = tuple(arrays[f"{n}.crops.{i}"] for i in range(len(names)))
-            layers.append(
-                LayerConcepts(
-                    name, tuple(names), arrays[f"{n}.centres"], arrays[f"{n}.shares"], crops
-                )
-            )
+            own = {one: arrays[f"{n}.{one}"] for one in _ARRAYS}
+            layers.append(LayerConcepts(name, tuple(names), crops=crops, **own))
             edges.append(Edges(**{one.name: arrays[f"{n}.{one.name}"] for one in fields(Edges)}))
         return cls(
             tuple(layers),

@@ -8,9 +8,11 @@ from typing import NamedTuple
 
 from numpy.typing import ArrayLike
 
+from xplique_dirpairs.connectome.diagnose import Diagnosis
+from xplique_dirpairs.connectome.result import Connectome
 from xplique_dirpairs.core.tables import Table
 from xplique_dirpairs.core.types import Array
-from xplique_dirpairs.core.validation import check_integer
+from xplique_dirpairs.core.validation import check_integer, check_type
 from xplique_dirpairs.explanations.model_explanation import ModelExplanation
 from xplique_dirpairs.extractors.scan import KEPT_BYTES
 
@@ -54,9 +56,17 @@ class ReportSettings:
     position : bool, default=False
         Whether the page of each concept says how it depends on the place in the image:
         `position_dependence` on up to 100 of the images.
+    connectomes : mapping of str to Connectome, default={}
+        By name, connectomes of the same network. Each has a page to walk, which the overview leads
+        to; if its concepts at the report's layer are those of the report, so do their pages.
+    diagnoses : mapping of int to Diagnosis, default={}
+        By index of the image, what `diagnose_prediction` returned for it. The page of the image
+        shows, layer by layer, which parts look like which class.
 
     Raises
     ------
+    TypeError
+        If connectomes or diagnoses are of another type.
     ValueError
         If ``max_images``, ``nb_crops``, ``picture_side`` or ``batch_size`` is not a positive
         integer, or ``memory`` is not an integer of at least 0.
@@ -74,11 +84,17 @@ class ReportSettings:
     memory: int = KEPT_BYTES
     random_state: int | None = 0
     position: bool = False
+    connectomes: Mapping[str, Connectome] = field(default_factory=dict)
+    diagnoses: Mapping[int, Diagnosis] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for name in ("max_images", "nb_crops", "picture_side", "batch_size"):
             check_integer(name, getattr(self, name))
         check_integer("memory", self.memory, 0)
+        for connectome in self.connectomes.values():
+            check_type("connectomes", connectome, Connectome, "Connectome", "call build_connectome")
+        for diagnosis in self.diagnoses.values():
+            check_type("diagnoses", diagnosis, Diagnosis, "Diagnosis", "call diagnose_prediction")
 
 
 class Label(NamedTuple):
@@ -222,6 +238,37 @@ class Change(NamedTuple):
     percentile: float
 
 
+class LayerByLayer(NamedTuple):
+    """Which parts of an image look like which class, layer by layer.
+
+    Attributes
+    ----------
+    picture : ndarray of shape (height, width, 3), uint8
+        The image at each layer, its parts coloured by the nearest class.
+    text : str
+        The same in words.
+    """
+
+    picture: Array
+    text: str
+
+
+class LinkedConnectome(NamedTuple):
+    """A connectome that has a page beside the report.
+
+    Attributes
+    ----------
+    name : str
+    connectome : Connectome
+    layer : int or None
+        Index of the layer whose concepts are those of the report; None if there is none.
+    """
+
+    name: str
+    connectome: Connectome
+    layer: int | None
+
+
 @dataclass(frozen=True, eq=False)
 class ImagePages:
     """Data of the pages of n shown images: predictions, contributions and maps of concepts.
@@ -254,6 +301,8 @@ class ImagePages:
         class, arranged by their contributions; NaN where these are too few.
     over_time : tuple of n ndarray of shape (T′, I), default=()
         Contribution of each concept in each frame of the features of videos; empty for images.
+    diagnoses : tuple of n (LayerByLayer or None), or ()
+        Diagnosis of each image, None for an image without one; () if there are none.
     """
 
     pictures: tuple[Array, ...]
@@ -268,6 +317,7 @@ class ImagePages:
     changes: tuple[Change | None, ...]
     places: Array
     over_time: tuple[Array, ...] = ()
+    diagnoses: tuple[LayerByLayer | None, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -352,6 +402,8 @@ class Report:
         Description of each column of the tables, by its header.
     notes : tuple of str, default=()
         Paragraphs for the front page.
+    connectomes : tuple of LinkedConnectome, default=()
+        Connectomes of the same network, which have pages of their own.
     """
 
     title: str
@@ -364,6 +416,7 @@ class Report:
     tables: tuple[Table, ...] = ()
     metrics: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    connectomes: tuple[LinkedConnectome, ...] = ()
 
     def __repr__(self) -> str:
         return (

@@ -8,7 +8,9 @@ import shutil
 from collections.abc import Iterable, Iterator
 from importlib.resources import files
 from pathlib import Path
+from urllib.parse import quote
 
+from xplique_dirpairs.report.connectome_page import connectome_page
 from xplique_dirpairs.report.content import Report
 from xplique_dirpairs.report.payload import Payload, as_script, clean
 
@@ -34,7 +36,7 @@ def save_report(report: Report, path: str | Path, single_file: bool = False) -> 
         ``single_file``, an HTML file.
     single_file : bool, default=False
         Whether to write everything to one HTML file, which is about a third larger than the files
-        of a folder together.
+        of a folder together. Pages of connectomes are files beside it.
 
     Returns
     -------
@@ -54,16 +56,29 @@ def save_report(report: Report, path: str | Path, single_file: bool = False) -> 
     """
     path = Path(path)
     check_place(path, single_file)
-    payload = Payload(report)
+    numbers = range(len(report.connectomes))
     if single_file:
+        names = [f"{path.stem}_connectome_{n}.html" for n in numbers]
+        payload = Payload(report, [quote(name) for name in names])
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _write_connectomes(report, [path.with_name(name) for name in names], quote(path.name))
         style = f"<style>\n{_asset('report.css')}</style>"
         return _write_page(path, report.title, style, _inline_scripts(payload))
     page = path / "index.html"
     page.unlink(missing_ok=True)  # An interrupted report must not have an index.html.
-    _write_beside(payload, path / BESIDE)
+    names = [f"{BESIDE}/connectome_{n}.html" for n in numbers]
+    _write_beside(Payload(report, names), path / BESIDE)
+    _write_connectomes(report, [path / name for name in names], f"../{page.name}")
     style = f'<link rel="stylesheet" href="{BESIDE}/report.css">'
     scripts = [f'<script src="{BESIDE}/{name}.js"></script>' for name in ("report", "data")]
     return _write_page(page, report.title, style, scripts)
+
+
+def _write_connectomes(report: Report, pages: list[Path], address: str) -> None:
+    """Write the pages of connectomes, which lead back to the report's address."""
+    for one, page in zip(report.connectomes, pages, strict=True):
+        text = connectome_page(one.connectome, one.name, report=address, report_layer=one.layer)
+        page.write_text(text, encoding="utf-8")
 
 
 def check_place(path: Path, single_file: bool) -> None:

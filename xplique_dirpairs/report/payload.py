@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -42,6 +42,8 @@ class Payload:
     ----------
     report : Report
         Content of the report.
+    connectome_pages : sequence of str, default=()
+        Address of the page of each connectome of the report, relative to the report's page.
 
     Attributes
     ----------
@@ -49,8 +51,8 @@ class Payload:
         Content of each picture by its path; filled by `data`.
     """
 
-    def __init__(self, report: Report):
-        self.report = report
+    def __init__(self, report: Report, connectome_pages: Sequence[str] = ()):
+        self.report, self.connectome_pages = report, connectome_pages
         self.pictures: dict[str, bytes] = {}
 
     def parts(self) -> Iterator[tuple[str, Any]]:
@@ -79,6 +81,10 @@ class Payload:
             "pointedBy": report.concepts.pointed_by,
             "similarFrom": _SIMILAR,
             "notes": report.notes,
+            "connectomes": [
+                {"name": one.name, "page": page, "layer": one.layer}
+                for one, page in zip(report.connectomes, self.connectome_pages, strict=True)
+            ],
             "mapsAtOnce": MAPS_AT_ONCE,
         }
 
@@ -227,8 +233,18 @@ class Payload:
             "residual": pages.residuals[n],
             "contributions": pages.contributions[n],
             "change": change and change._asdict(),
+            "diagnosis": self._diagnosis(n),
             "place": pages.places[n] if np.isfinite(pages.places[n]).all() else None,
         }
+
+    def _diagnosis(self, n: int) -> dict[str, Any] | None:
+        """Store the picture of the diagnosis of an image, and return it; None without one."""
+        found = self.report.images.diagnoses[n] if self.report.images.diagnoses else None
+        if found is None:
+            return None
+        height, width = found.picture.shape[:2]
+        path = self._stored(f"diagnoses/{n:05d}", found.picture)
+        return {"picture": path, "width": width, "height": height, "text": found.text}
 
     def _nearest_crops(self, number: int, j: int) -> dict[str, Any] | None:
         """Return the crops of concept ``j`` of another network."""

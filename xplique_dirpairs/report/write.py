@@ -35,6 +35,11 @@ from xplique_dirpairs.metrics.registry import METRICS
 from xplique_dirpairs.plots.images import pixel_limits
 from xplique_dirpairs.position.dependence import position_dependence
 from xplique_dirpairs.report.arrangement import arranged_by_class, pointed_classes
+from xplique_dirpairs.report.connectomes import (
+    check_diagnoses,
+    layer_by_layer,
+    linked_connectomes,
+)
 from xplique_dirpairs.report.content import (
     Change,
     ConceptPages,
@@ -164,6 +169,7 @@ def write_report(
         raise ValueError("settings.maximise makes pictures for networks of images, not of videos")
     _check_parts(layer, len(pixels), explanation, interpretability, counterfactuals, settings)
     check_others(others or {}, len(pixels))
+    check_diagnoses(settings.diagnoses, len(pixels))
     seen = images if isinstance(images, Scan) else scan(
         layer, pixels, labels, batch_size=settings.batch_size, memory=settings.memory,
         random_state=settings.random_state, verbose=verbose,
@@ -227,6 +233,9 @@ def build_report(
     gallery = Gallery(seen.images, settings.pictures)
     shown = page_images(seen, settings.max_images)
     pages = _image_pages(seen, shown, gallery, settings, verbose)
+    if settings.diagnoses:
+        found = {n: layer_by_layer(one) for n, one in settings.diagnoses.items() if n in shown}
+        pages = replace(pages, diagnoses=tuple(found.get(n) for n in shown.tolist()))
     class_names = dict(enumerate(seen.layer.names_of_classes(seen.logits.shape[1])))
     class_names |= zip(explanation.class_ids.tolist(), explanation.class_names, strict=True)
     report = Report(
@@ -241,6 +250,7 @@ def build_report(
         images=pages if changes is None else replace(pages, changes=changes),
         class_names=class_names,
         notes=tuple(str(note) for note in settings.notes),
+        connectomes=linked_connectomes(settings.connectomes, seen.layer),
     )
     if comparison is None:
         return report

@@ -118,8 +118,17 @@ function conceptPage(main, i) {
     section('Classes that its signal vector points to', pointedClasses(concept)),
     section('Similar concepts', similarConcepts(concept), nearestConcepts(concept)),
     concept.others.length ? section('In other networks', otherNetworks(concept, i)) : null,
+    linksToConnectomes(i),
     section('Name', namingOf(i)),
   ]);
+}
+
+/** Returns links to the pages of connectomes that show what makes a concept. */
+function linksToConnectomes(i) {
+  const own = report.connectomes.filter((one) => one.layer !== null);
+  return own.length ? section('What makes it', el('ul', {}, own.map((one) => el('li', {},
+    'Concepts of earlier layers, and what it makes: ',
+    el('a', { href: one.page + '#' + one.layer + '/' + i }, bdi(one.name)))))) : null;
 }
 
 function factOf(fact) {

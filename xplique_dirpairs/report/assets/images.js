@@ -86,6 +86,8 @@ function imagePage(main, n, query) {
       el('section', {}, el('h2', {}, 'What the network predicts'), likeliestOf(image),
         el('h2', {}, 'Which concepts contribute'), contributionsOf(image))),
     image.frames ? section('Over time', overTime(n, image)) : null,
+    image.diagnosis ? section('Which parts look like which class, layer by layer',
+      diagnosisOf(image)) : null,
     image.change ? section('What would change the prediction', changeOf(image)) : null,
   ]);
 }
@@ -169,6 +171,16 @@ function contributionsOf(image) {
       Math.abs(gap) >= 0.005 ? row('not accounted for', gap) : null,
       el('tr', { class: 'total' }, el('th', { scope: 'row', class: 'text' }, 'logit'),
         el('td', {}, el('span', { class: 'number' }, fixed(image.score, 2))))));
+}
+
+function diagnosisOf(image) {
+  const { picture, width, height, text } = image.diagnosis;
+  return el('figure', { class: 'chart' },
+    el('img', { alt: 'The image at each layer: ' + text, width, height, loading: 'lazy',
+      src: pictureUrl(picture) }),
+    el('figcaption', {}, 'The image is divided into parts, and each part is given to the class ' +
+      'whose connectome has the concept nearest to it. Shares of the image at each layer, from ' +
+      'the first to the last: ', bdi(text)));
 }
 
 function changeOf(image) {

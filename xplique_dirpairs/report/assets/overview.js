@@ -19,6 +19,9 @@ function overviewPage(main) {
       el('a', { href: '#/help' }, 'How to read this')),
     section('What drives each class', filteredCards(report.classes, classCard, (one) =>
       className(one.id), 'classes')),
+    report.connectomes.length ? section('Concepts of other layers', el('ul', {},
+      report.connectomes.map((one) => el('li', {}, el('a', { href: one.page }, bdi(one.name)),
+        ': which concepts of earlier layers make those of later ones, and the classes')))) : null,
     section('Concepts and classes', atOnce() ? matrix() : whenAsked(matrix)),
   ]);
 }
