@@ -117,6 +117,8 @@ def test_thresholds_give_concepts_one_rate_of_firing():
     u = np.random.default_rng(0).normal(size=(10, 10, 10, 3)) * [1, 5, 0.1]
     np.testing.assert_allclose((u > firing_thresholds(u, 0.1)).mean(axis=(0, 1, 2)), 0.1, atol=0.01)
     assert (firing_thresholds(-np.abs(u), 0.1) == 0).all()
+    clusters = np.eye(3, dtype=np.float32)[[0, 0, 1, 0, 2]]
+    np.testing.assert_array_equal(clusters > firing_thresholds(clusters, 0.1), clusters == 1)
 
 
 @pytest.mark.parametrize("name", ["conv_gap", "tokens", "vectors"])

@@ -176,14 +176,17 @@ def firing_thresholds(coefficients: ArrayLike, rate: float) -> Array:
         Coefficients of I concepts at positions of images.
     rate : float
         Share of the positions where a concept fires, in (0, 1); fewer if fewer of its coefficients
-        are positive.
+        are positive. Where more of them than this share are equal to the largest one, as of the
+        clusters of K-Means, the concept fires at all of these.
 
     Returns
     -------
     thresholds : ndarray of shape (I,)
     """
     u = as_positions(np.asarray(coefficients))
-    return np.asarray(np.maximum(np.quantile(u, 1.0 - rate, axis=0), 0.0))
+    most = u.max(axis=0)
+    below = np.nextafter(most, -np.inf, dtype=most.dtype)
+    return np.asarray(np.maximum(np.minimum(np.quantile(u, 1.0 - rate, axis=0), below), 0.0))
 
 
 def _ratio(above: Array, below: Array) -> Array:

@@ -28,6 +28,7 @@ from xplique_dirpairs.models.attention import (
 )
 from xplique_dirpairs.models.layout import token_grid
 from xplique_dirpairs.models.switches import check_same_outputs, switched_copy
+from xplique_dirpairs.models.tracing import any_number
 from xplique_dirpairs.sensitivity.masked_importance import (
     MEAN,
     MINUS_INFINITY,
@@ -164,7 +165,7 @@ class VideoProbe:
         if ("read", layer, part) not in self._functions:
             self._functions["read", layer, part] = self._reader(layer, part)
         read = self._functions["read", layer, part]
-        parts = [np.asarray(read(tf.constant(inputs[p])), np.float32)
+        parts = [np.asarray(any_number(read, inputs[p]), np.float32)
                  for p in slices(len(inputs), self.batch_size)]  # fmt: skip
         values = np.concatenate(parts)[:, self._inside]
         return values.reshape(len(values), *self.grid, *values.shape[2:])
@@ -186,7 +187,7 @@ class VideoProbe:
                 self._slots[layer].edit = None
             return found[0]  # what comes after it is not computed
 
-        return tf.function(read, reduce_retracing=True)
+        return tf.function(read)
 
     # ------------------------------------------------------------ masking
 
