@@ -29,7 +29,8 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
         "What the notebooks show, with the code behind it one click away. The scenes of the demo "
         "are on the [first page](index.md).",
     ]
-    for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
+    paths = (ROOT / "notebooks").glob("*.ipynb")
+    for path in sorted(paths, key=lambda path: int(path.stem.split("_")[0])):
         was_run = (RUN / path.name).is_file()
         if not was_run:
             log.info("%s has not been run: python notebooks/run_all.py", path.name)
