@@ -105,7 +105,7 @@ def test_more_folders_than_outputs_are_said():
 def test_folders_of_imagenet_are_recognised_by_id_or_name(names):
     matching, notes = decided(names, 1000)
     assert sorted(matching.classes.values()) == [0, 217]
-    assert matching.names.shown[217] == "English_springer"
+    assert matching.names.shown[217] == "English springer"
     assert "ImageNet" in notes
 
 
@@ -125,7 +125,7 @@ def test_a_model_of_1000_outputs_has_the_names_of_imagenet_and_says_so(names):
 
 def test_a_model_of_some_of_imagenets_classes_has_their_names():
     matching, _ = decided(["n02102040", "n01440764"], 2, ["n01440764", "n02102040"].index)
-    assert matching.names.shown == ["tench", "English_springer"]
+    assert matching.names.shown == ["tench", "English springer"]
     assert matching.names.chosen(["n02102040"]) == [1]
 
 

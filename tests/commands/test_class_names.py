@@ -114,5 +114,5 @@ def test_the_classes_of_imagenet_are_in_the_order_of_their_wordnet_ids():
     found = {k: names.shown[k] for k in (0, 134, 281, 517, 638, 639, 999)}
     assert found == {
         0: "tench", 134: "crane (134)", 281: "tabby", 517: "crane (517)",
-        638: "maillot (638)", 639: "maillot (639)", 999: "toilet_tissue",
+        638: "maillot (638)", 639: "maillot (639)", 999: "toilet tissue",
     }  # fmt: skip

@@ -23,10 +23,10 @@ pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:Depreca
 
 #: WordNet ids of five classes of ImageNet, their outputs and names.
 WORDNET = {
-    "n02102040": (217, "English_springer"),
-    "n03394916": (566, "French_horn"),
-    "n03417042": (569, "garbage_truck"),
-    "n03445777": (574, "golf_ball"),
+    "n02102040": (217, "English springer"),
+    "n03394916": (566, "French horn"),
+    "n03417042": (569, "garbage truck"),
+    "n03445777": (574, "golf ball"),
     "n03888257": (701, "parachute"),
 }
 NAMES = ClassNames((("cat",), ("dog",), ("cow",)))

@@ -196,4 +196,4 @@ def _entries_of_json(option: str, data: list[Any] | dict[str, Any]) -> list[tupl
 def imagenet_names() -> ClassNames:
     """Return WordNet id and name of ImageNet's 1,000 classes, in the order of the outputs."""
     entries = json.loads(_IMAGENET.read_text(encoding="utf-8"))
-    return ClassNames(tuple(map(tuple, entries)))
+    return ClassNames(tuple((number, name.replace("_", " ")) for number, name in entries))
