@@ -85,7 +85,7 @@ def aucs(edges, values):
     return [roc_auc_score((s * edges > 0).ravel(), (s * values).ravel()) for s in (1, -1)]
 
 
-def planted_table(seeds: int, lower: int) -> Table:
+def planted_table(seeds: int, lower: int, chosen: list[str]) -> Table:
     """Return the table of planted connectomes with ``lower`` causes of six upper concepts."""
     found: dict[str, list] = {}
     for seed in range(seeds):
@@ -105,6 +105,8 @@ def planted_table(seeds: int, lower: int) -> Table:
                     [*aucs(planted.edges, one.effects), absent / present, 1.0, 1.0]
                 )
         for name, settings in LEARNED.items():
+            if name not in chosen:
+                continue
             method = name.partition(",")[0]
             learned = {layer: fitted(method, own, truth[layer]) for layer, own in features.items()}
             given = {layer: one[0] for layer, one in learned.items()}
@@ -112,7 +114,9 @@ def planted_table(seeds: int, lower: int) -> Table:
             found.setdefault(f"learned: {name}", []).append(
                 planted_row(planted, made.effects[0], *(one[1:] for one in learned.values()))
             )
-        found.setdefault("published form", []).append(published_row(planted, truth, lower, seed))
+        if "published form" in chosen:
+            row = published_row(planted, truth, lower, seed)
+            found.setdefault("published form", []).append(row)
     rows = []
     for name, values in found.items():
         means, low = np.mean(values, axis=0), np.min(values, axis=0)
@@ -218,14 +222,15 @@ def shuffled_table(arguments) -> Table:
     rows = []
 
     def measure(name, model, images, pairs, between) -> None:
-        """Add the rows of shuffled weights and of random directions."""
+        """Add the rows of shuffled weights, with either noise, and of random directions."""
         lower, upper = between
-        settings = EdgeSettings(sample=2)
-        for kind in ("shuffled weights", "random directions"):
+        for kind in ("shuffled weights", "random directions", "permuted labels, shuffled weights"):
+            noise = "permuted labels" if kind.startswith("permuted") else "uniform"
+            settings = EdgeSettings(sample=2, noise=noise)
             made = []
             for _ in range(arguments.shuffles):
                 given, network = dict(pairs), model
-                if kind == "shuffled weights":
+                if "shuffled" in kind:
                     network = shuffled(model, lower, upper, rng)
                 else:
                     given[lower] = random_directions(pairs[lower], rng)
@@ -449,14 +454,14 @@ def real_table(arguments) -> Table:
     data = load_data(arguments.data)
     photographs = data.photos("train")[0]
     chosen = np.linspace(0, len(photographs) - 1, arguments.photographs).astype(int)
-    begun = time.perf_counter()
+    begun, used = time.perf_counter(), time.process_time()
     made = build_connectome(
         data.model(),
         dict.fromkeys(REAL_LAYERS, 20),
         data.preprocess(photographs[chosen]),
         class_names=data.class_names(),
     )
-    seconds = time.perf_counter() - begun
+    seconds, used = time.perf_counter() - begun, time.process_time() - used
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     made.save(arguments.output / "connectome_mobilenet.npz")
     made.plot(made.class_names[0]).savefig(arguments.output / "connectome_mobilenet.png", dpi=110)
@@ -480,7 +485,8 @@ def real_table(arguments) -> Table:
         for path in made.paths(name, 2)
     ]
     note = (
-        f"{seconds:.0f} s with the pairs' fits, {memory:.1f} GB at most; {len(chosen)} photographs."
+        f"{seconds:.0f} s with the pairs' fits, {used:.0f} s of them computing; {memory:.1f} GB at "
+        f"most; {len(chosen)} photographs."
     )
     headers = ["layer", *made.metrics()[0], "p ≤ .05", "suppression: correlation"]
     notes = [note, "Suppression: on 40 other photographs.", *chains]
@@ -494,6 +500,8 @@ def main() -> None:
     parser.add_argument("--data", type=Path, help="model and photographs, as for real_network.py")
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=METHODS, help="scenes")
+    learned = [*LEARNED, "published form"]
+    parser.add_argument("--learned", nargs="+", choices=learned, default=learned, help="planted")
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--shuffles", type=int, default=10)
     parser.add_argument("--images", type=int, default=400, help="scenes")
@@ -506,7 +514,8 @@ def main() -> None:
     arguments.output.mkdir(parents=True, exist_ok=True)
     tables = []
     if "planted" in arguments.parts:
-        tables += [planted_table(arguments.seeds, lower) for lower in (8, 16)]
+        chosen = arguments.learned
+        tables += [planted_table(arguments.seeds, lower, chosen) for lower in (8, 16)]
     if "shuffled" in arguments.parts:
         tables.append(shuffled_table(arguments))
     if "scenes" in arguments.parts:
