@@ -102,6 +102,58 @@ def test_contributions_are_those_of_a_slow_second_writing(planted, connectome):
     np.testing.assert_allclose(connectome.edges[0].contributions, expected, atol=0.02)
 
 
+def slopes_by_steps(planted, images, step):
+    """Return how each upper reading changes for a step along each signal, (I, n, J)."""
+    segment = segment_model(planted.model, LOWER, UPPER)
+    upper = split_layer(planted, UPPER, planted.upper)
+
+    def read(x):
+        return upper.coefficients(np.asarray(segment(x))).mean(axis=(1, 2), dtype=np.float64)
+
+    before = read(images)
+    return np.stack(
+        [
+            (read((images + size * signal).astype(np.float32)) - before) / size
+            for signal, size in zip(planted.lower.signals, step, strict=True)
+        ]
+    )
+
+
+def test_scores_effects_and_p_are_those_of_a_slow_second_writing(planted):
+    found = build(planted, exemplars=5).edges[0]
+    layer = split_layer(planted, LOWER, planted.lower)
+    upper = split_layer(planted, UPPER, planted.upper)
+    y = np.asarray(segment_model(planted.model, LOWER, UPPER)(planted.images))
+    spread = layer.coefficients(planted.images).mean(axis=(1, 2)).std(axis=0)
+    spread = spread * (layer.bank * planted.lower.signals).sum(axis=1)
+    upper_spread = upper.coefficients(y).mean(axis=(1, 2)).std(axis=0)
+    shown = upper.shown(y).mean(axis=(1, 2))
+    for q in range(shown.shape[1]):
+        best = [n for n in np.argsort(-shown[:, q], kind="stable")[:5] if shown[n, q] > 0]
+        slopes = slopes_by_steps(planted, planted.images[best], np.full(8, 1e-3))[..., q]
+        effects = slopes.mean(axis=1) * spread / upper_spread[q]
+        np.testing.assert_allclose(found.effects[:, q], effects, atol=0.03 * np.abs(effects).max())
+        clear = np.abs(effects) > 0.1 * np.abs(effects).max()
+        scores = (slopes > 0).mean(axis=1) - (slopes < 0).mean(axis=1)
+        np.testing.assert_allclose(found.scores[clear, q], scores[clear])
+
+
+def test_shifts_are_those_of_a_slow_second_writing(planted):
+    found = build(planted, measure="shift", exemplars=5).edges[0]
+    layer = split_layer(planted, LOWER, planted.lower)
+    upper = split_layer(planted, UPPER, planted.upper)
+    y = np.asarray(segment_model(planted.model, LOWER, UPPER)(planted.images))
+    spread = layer.coefficients(planted.images).mean(axis=(1, 2)).std(axis=0)
+    spread = spread * (layer.bank * planted.lower.signals).sum(axis=1)
+    upper_spread = upper.coefficients(y).mean(axis=(1, 2)).std(axis=0)
+    shown = upper.shown(y).mean(axis=(1, 2))
+    for q in range(shown.shape[1]):
+        best = [n for n in np.argsort(-shown[:, q], kind="stable")[:5] if shown[n, q] > 0]
+        slopes = slopes_by_steps(planted, planted.images[best], spread)[..., q].mean(axis=1)
+        effects = slopes * spread / upper_spread[q]
+        np.testing.assert_allclose(found.effects[:, q], effects, atol=1e-3 * np.abs(effects).max())
+
+
 def test_a_negated_signal_negates_its_row_and_a_scaled_one_changes_nothing(planted, connectome):
     pairs = planted.lower
     scale = np.array([-1.0, *np.ones(7)])[:, None]

@@ -8,12 +8,14 @@ from xplique_dirpairs.connectome.build import build_connectome
 from xplique_dirpairs.connectome.diagnose import diagnose_prediction
 from xplique_dirpairs.connectome.divide import divide_images
 from xplique_dirpairs.connectome.itcav import itcav, paired_p_values
+from xplique_dirpairs.connectome.result import Connectome
 from xplique_dirpairs.connectome.segment_concepts import (
     is_common,
     least_size,
     segment_concepts,
 )
 from xplique_dirpairs.extractors.concept_layer import ConceptLayer
+from xplique_dirpairs.models.split import split_model
 
 layers = keras.layers
 SIDE = 32
@@ -186,6 +188,37 @@ def test_halves_of_an_image_go_to_their_classes(network):
     plt.close(figure)
 
 
+def test_distances_of_segments_are_those_of_a_slow_second_writing(network, images):
+    made = build_connectome(network, {"second": 2}, images, verbose=0)
+    other = build_connectome(network, {"second": 3}, images, verbose=0)
+    found = diagnose_prediction({"a": made, "b": other}, images[5], cell=4)
+    x = np.asarray(split_model(network, "second").input_to_latent_model(images[5:6]))[0]
+    for one in found.matches:
+        inside = found.segments.labels[0][0] == one.number  # a cell is a position here
+        assert one.area == pytest.approx(inside.mean())
+        own = np.mean([x[i, j] for i, j in np.argwhere(inside)], axis=0)
+        distances = [
+            [np.sqrt(((own - centre) ** 2).sum()) for centre in graph.layers[0].centres]
+            for graph in (made, other)
+        ]
+        nearest = [min(rows) for rows in distances]
+        np.testing.assert_allclose(one.distances, nearest, rtol=1e-4, atol=1e-5)
+        assert one.class_index == int(np.argmin(nearest))
+        assert one.concept == int(np.argmin(distances[one.class_index]))
+
+
+def test_loaded_connectomes_are_diagnosed_with_their_network(network, images, tmp_path):
+    made = build_connectome(network, {"second": 2}, images, verbose=0)
+    made.save(tmp_path / "made.npz")
+    loaded = Connectome.load(tmp_path / "made.npz")
+    graphs = {"a": loaded, "b": loaded}
+    with pytest.raises(ValueError, match="network is needed"):
+        diagnose_prediction(graphs, images[0], cell=4)
+    found = diagnose_prediction(graphs, images[0], cell=4, model=network)
+    expected = diagnose_prediction({"a": made, "b": made}, images[0], cell=4)
+    np.testing.assert_array_equal(found.shares, expected.shares)
+
+
 def test_connectomes_of_direction_pairs_can_be_diagnosed(network, images):
     pairs = build_connectome(network, {"second": 2}, images, verbose=0)
     found = diagnose_prediction({"a": pairs, "b": pairs}, images[0], cell=4)
@@ -199,11 +232,22 @@ def test_bad_arguments_are_refused(network, images, concepts):
         divide_images(network, ["second"], images, cell=32)
     with pytest.raises(ValueError, match="at least one layer"):
         divide_images(network, [], images)
+    with pytest.raises(ValueError, match="'second' does not come before 'first'"):
+        divide_images(network, ["second", "first"], images)
     with pytest.raises(TypeError, match="Segments"):
         segment_concepts(network, images)
     with pytest.raises(ValueError, match="at least one layer"):
         itcav({}, images)
     with pytest.raises(ValueError, match="random_sets"):
         itcav(concepts, images, random_sets=1)
+    with pytest.raises(ValueError, match="random_images must be at least 2"):
+        itcav(concepts, images[:1])
+    with pytest.raises(ValueError, match="different indices of the 3 classes"):
+        itcav(concepts, images, class_ids=[3], verbose=0)
+    with pytest.raises(TypeError, match="concepts must be a dict of SegmentConcepts"):
+        itcav(images, images)
     with pytest.raises(ValueError, match="at least two classes"):
         diagnose_prediction({}, images[0])
+    for wrong in ([1, 2], {"a": 1, "b": 2}):
+        with pytest.raises(TypeError, match="connectome"):
+            diagnose_prediction(wrong, images[0])

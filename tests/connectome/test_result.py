@@ -114,3 +114,5 @@ def test_unknown_classes_are_refused(made):
             made.plot(class_id)
     with pytest.raises(ValueError, match="count"):
         made.paths(3, count=0)
+    with pytest.raises(ValueError, match="at_most"):
+        made.table(at_most=0)

@@ -60,3 +60,11 @@ def test_a_connectome_without_its_network_is_refused():
     alone = replace(its_connectome(), concept_layers=None)
     with pytest.raises(ValueError, match="network is needed"):
         suppression_test(alone, planted_network().images)
+
+
+def test_bad_arguments_are_refused():
+    images = planted_network().images
+    with pytest.raises(ValueError, match="images must be at least 2"):
+        suppression_test(its_connectome(), images[:1])
+    with pytest.raises(TypeError, match="connectome must be Connectome"):
+        suppression_test(images, images)

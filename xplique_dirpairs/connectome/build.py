@@ -11,7 +11,12 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from xplique_dirpairs.connectome.layers import Survey, concept_layers, survey
-from xplique_dirpairs.connectome.responses import TARGETS, Responses, responses_above
+from xplique_dirpairs.connectome.responses import (
+    TARGETS,
+    Responses,
+    chosen_classes,
+    responses_above,
+)
 from xplique_dirpairs.connectome.result import Connectome, Edges, LayerConcepts
 from xplique_dirpairs.core.batching import as_positions, slices
 from xplique_dirpairs.core.linear_algebra import unit_rows
@@ -45,8 +50,6 @@ MEASURES = ("slope", "shift")
 NOISES = ("uniform", "permuted labels")
 #: Number of noise directions where p is not exact.
 _NOISE = 200
-#: Largest number of classes that are looked at unless others are asked for.
-_CLASSES = 20
 
 
 @dataclass(frozen=True)
@@ -203,7 +206,7 @@ def build_connectome(
         for layer in fitted
     ]  # fmt: skip
     last, logits = fitted[-1], surveys[-1].logits
-    ids = _class_ids(class_ids, logits)
+    ids = chosen_classes(class_ids, logits)
     edges = []
     for n, (lower, own) in enumerate(zip(fitted, surveys, strict=True)):
         above = surveys[min(n + 1, len(fitted) - 1)]
@@ -236,23 +239,6 @@ def _layer_concepts(layer: ConceptLayer, own: Survey) -> LayerConcepts:
     return LayerConcepts(
         str(layer.layer), layer.concept_names, signals, own.centres, shares, own.crops
     )
-
-
-def _class_ids(given: Sequence[int] | None, logits: Array) -> Array:
-    """Return the classes to which there are edges."""
-    count = logits.shape[1]
-    if given is None:
-        numbers = np.bincount(logits.argmax(axis=1), minlength=count)
-        order = np.argsort(-numbers, kind="stable")[:_CLASSES]
-        return np.sort(order[numbers[order] > 0])
-    ids = np.asarray(given)
-    if ids.ndim != 1 or ids.dtype.kind not in "iu" or not len(ids):
-        raise ValueError(f"class_ids must be class indices, such as [0, 3], not {given!r}")
-    if ids.min() < 0 or ids.max() >= count or len(set(ids.tolist())) < len(ids):
-        raise ValueError(
-            f"class_ids must be different indices of the {count} classes, not {ids.tolist()}"
-        )
-    return ids
 
 
 def _class_exemplars(logits: Array, ids: Array, count: int) -> list[Array]:

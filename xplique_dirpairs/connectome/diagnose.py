@@ -14,7 +14,7 @@ from xplique_dirpairs.connectome.divide import OUTSIDE, Segments, divide_images
 from xplique_dirpairs.connectome.result import Connectome
 from xplique_dirpairs.core.tables import Cell, Table
 from xplique_dirpairs.core.types import Array
-from xplique_dirpairs.core.validation import as_images, check_choice
+from xplique_dirpairs.core.validation import as_images, check_choice, check_type
 from xplique_dirpairs.data.images import compute_activations, concept_maps
 from xplique_dirpairs.models.split import split_model
 from xplique_dirpairs.plots.connectome import plot_diagnosis
@@ -185,11 +185,16 @@ def diagnose_prediction(
 
     Raises
     ------
+    TypeError
+        If the connectomes are no dict of connectomes.
     ValueError
         If there are fewer than two connectomes, their layers differ, the network is unknown, or
         there is more than one image.
     """
     check_choice("features", features, FEATURES)
+    check_type("connectomes", connectomes, Mapping, "a dict of class names to connectomes")
+    for one in connectomes.values():
+        check_type("each connectome", one, Connectome, "Connectome", "call build_connectome")
     if len(connectomes) < 2:
         raise ValueError(
             f"connectomes must be those of at least two classes, not {len(connectomes)}"

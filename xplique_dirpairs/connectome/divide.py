@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import cv2
 import keras
@@ -23,7 +24,12 @@ from xplique_dirpairs.core.progress import progress
 from xplique_dirpairs.core.types import Array
 from xplique_dirpairs.core.validation import check_images, check_integer, check_number
 from xplique_dirpairs.data.images import compute_activations, concept_maps
-from xplique_dirpairs.models.graph import check_keras_model, layer_output
+from xplique_dirpairs.models.graph import (
+    check_keras_model,
+    layer_output,
+    node_of,
+    nodes_before,
+)
 from xplique_dirpairs.plots.images import pixel_limits
 
 #: Label of the cells that belong to no segment.
@@ -142,7 +148,7 @@ def divide_images(
     Raises
     ------
     TypeError, ValueError
-        If the model has no such layer, or an argument does not fit.
+        If the model has no such layer, layers are in another order, or an argument does not fit.
     """
     images = check_images(images)
     check_keras_model("model", model)
@@ -154,6 +160,12 @@ def divide_images(
     if not names:
         raise ValueError("layers must name at least one layer")
     outputs = [layer_output(model, name) for name in names]
+    for lower, upper in pairwise(range(len(names))):
+        if node_of(outputs[lower]) not in nodes_before(outputs[upper]):
+            raise ValueError(
+                f"layers must be in the order in which images pass them, but {names[lower]!r} does "
+                f"not come before {names[upper]!r}"
+            )
     grid = tuple(max(1, length // cell) for length in images.shape[1:3])
     if grid == (1, 1):
         raise ValueError(

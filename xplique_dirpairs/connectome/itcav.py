@@ -16,7 +16,7 @@ from scipy import stats
 from sklearn.linear_model import SGDClassifier
 from sklearn.model_selection import train_test_split
 
-from xplique_dirpairs.connectome.responses import Responses, responses_above
+from xplique_dirpairs.connectome.responses import Responses, chosen_classes, responses_above
 from xplique_dirpairs.connectome.result import Connectome, Edges, LayerConcepts
 from xplique_dirpairs.connectome.segment_concepts import SegmentConcepts
 from xplique_dirpairs.core.linear_algebra import unit_rows
@@ -28,6 +28,7 @@ from xplique_dirpairs.core.validation import (
     check_fraction,
     check_images,
     check_integer,
+    check_type,
 )
 from xplique_dirpairs.data.images import compute_activations
 from xplique_dirpairs.plots.images import as_picture, pixel_limits
@@ -71,7 +72,8 @@ def itcav(
     random_images : array-like of shape (M, height, width, C)
         Natural images, of which random sets of at most 50 are drawn.
     class_ids : list of int, optional
-        Classes to which there are edges. None: those that the segmented images are predicted as.
+        Classes to which there are edges. None: those that the segmented images are predicted as, at
+        most the 20 most frequent ones.
     class_names : sequence of K str or dict of int to str, optional
         Names of the classes.
     random_sets : int, default=20
@@ -95,13 +97,16 @@ def itcav(
 
     Raises
     ------
-    ValueError
+    TypeError, ValueError
         If an argument does not fit.
     """
     random_images = check_images(random_images)
+    if len(random_images) < 2:
+        raise ValueError("random_images must be at least 2, which classifiers learn from, not 1")
     check_integer("random_sets", random_sets, 2)
     check_integer("crops", crops, 0)
     check_fraction("level", level)
+    check_type("concepts", concepts, Mapping, "a dict of SegmentConcepts", "call segment_concepts")
     if not concepts:
         raise ValueError("concepts must hold at least one layer: call segment_concepts")
     given = list(concepts.values())
@@ -113,7 +118,7 @@ def itcav(
     head = last.head.by_class(x)
     logits = head.logits(x, batch_size)
     predicted = logits.argmax(axis=1)
-    ids = np.unique(predicted) if class_ids is None else np.asarray(class_ids)
+    ids = chosen_classes(class_ids, logits)
     edges = []
     for n, one in enumerate(given):
         cavs = _cavs(one, random_images, random_sets, rng, batch_size, verbose)

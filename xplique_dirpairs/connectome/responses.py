@@ -25,6 +25,8 @@ from xplique_dirpairs.models.tracing import any_number
 
 #: What upper concepts are read by.
 TARGETS = ("coefficient", "detector", "centroid")
+#: Largest number of classes that are looked at unless others are asked for.
+_CLASSES = 20
 #: A function from features (B, *spatial, D) of an upper layer to readings (B, J).
 Reading = Callable[[tf.Tensor], tf.Tensor]
 #: Largest size of the activations that are kept, in bytes: 256 MB.
@@ -57,6 +59,26 @@ def _pooled(y: tf.Tensor) -> tf.Tensor:
     """Return features averaged over positions, (B, D) float32."""
     y = tf.cast(y, tf.float32)
     return tf.reduce_mean(y, axis=range(1, len(y.shape) - 1)) if len(y.shape) > 2 else y
+
+
+def chosen_classes(given: Sequence[int] | None, logits: Array) -> Array:
+    """Return the classes to which there are edges: those given, or the most frequent predictions.
+
+    Raises a ValueError unless they are different indices of the K classes of the logits (N, K).
+    """
+    count = logits.shape[1]
+    if given is None:
+        numbers = np.bincount(logits.argmax(axis=1), minlength=count)
+        order = np.argsort(-numbers, kind="stable")[:_CLASSES]
+        return np.sort(order[numbers[order] > 0])
+    ids = np.asarray(given)
+    if ids.ndim != 1 or ids.dtype.kind not in "iu" or not len(ids):
+        raise ValueError(f"class_ids must be class indices, such as [0, 3], not {given!r}")
+    if ids.min() < 0 or ids.max() >= count or len(set(ids.tolist())) < len(ids):
+        raise ValueError(
+            f"class_ids must be different indices of the {count} classes, not {ids.tolist()}"
+        )
+    return ids
 
 
 def class_reading(head: Head, class_ids: Array) -> Reading:

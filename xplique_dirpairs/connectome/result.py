@@ -287,7 +287,13 @@ class Connectome:
         -------
         table : Table
             A row for each edge.
+
+        Raises
+        ------
+        ValueError
+            If ``at_most`` is not a positive integer.
         """
+        check_integer("at_most", at_most)
         rows, notes = [], []
         for n, (layer, each) in enumerate(zip(self.layers, self.edges, strict=True)):
             lower, upper = np.nonzero(each.kept)

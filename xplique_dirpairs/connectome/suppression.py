@@ -14,7 +14,7 @@ from xplique_dirpairs.core.batching import slices
 from xplique_dirpairs.core.progress import progress
 from xplique_dirpairs.core.tables import Cell, Table
 from xplique_dirpairs.core.types import Array
-from xplique_dirpairs.core.validation import check_images, check_integer
+from xplique_dirpairs.core.validation import check_images, check_integer, check_type
 from xplique_dirpairs.plots.connectome import plot_suppression
 
 
@@ -135,10 +135,15 @@ def suppression_test(
 
     Raises
     ------
+    TypeError
+        If ``connectome`` is no connectome.
     ValueError
         If the connectome was loaded without its network, or an argument does not fit.
     """
+    check_type("connectome", connectome, Connectome, "Connectome", "call build_connectome")
     images = check_images(images)
+    if len(images) < 2:
+        raise ValueError("images must be at least 2, of which spreads are taken, not 1")
     check_integer("batch_size", batch_size)
     measured = []
     layers = connectome.network()
