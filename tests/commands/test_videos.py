@@ -191,9 +191,20 @@ def test_compare_takes_videos(call, tmp_path):
     assert (tmp_path / "compared" / "summary.json").exists()
 
 
-def test_frames_are_asked_for_where_the_model_takes_any_number(call, videos):
+def test_frames_are_asked_for_where_the_model_takes_any_number(call, videos, tmp_path):
     status, _, err = call("fit", "--frames", "8")
     assert status == 2 and "takes videos of 4 frames only" in err
+    inputs = keras.Input((None, 20, 20, 3))
+    x = keras.layers.Conv3D(4, (2, 5, 5), (2, 5, 5), name="features")(inputs)
+    x = keras.layers.GlobalAveragePooling3D()(x)
+    keras.Model(inputs, keras.layers.Dense(2)(x)).save(tmp_path / "any.keras")
+    status, _, err = call("fit", "--model", str(tmp_path / "any.keras"))
+    assert status == 2 and "takes videos of any length: give --frames 16" in err
+    status, _, err = call("fit", "--model", str(tmp_path / "any.keras"), "--frames", "6",
+                          "--concepts", "2")  # fmt: skip
+    assert status == 0, err
+    summary = json.loads((tmp_path / "concepts" / "summary.json").read_text())
+    assert summary["images"]["shape"] == [6, 20, 20, 3]
 
 
 def test_a_folder_whose_videos_cannot_be_read_is_an_error_of_one_line(call, videos):
@@ -204,7 +215,8 @@ def test_a_folder_whose_videos_cannot_be_read_is_an_error_of_one_line(call, vide
 
 
 def test_the_report_of_videos_has_animations(call, tmp_path):
-    status, _, err = call("report", "--concepts", "3", "--output", "made", "--position")
+    status, _, err = call("report", "--concepts", "3", "--output", "made", "--position",
+                          "--beside", "K-Means")  # fmt: skip
     assert status == 0, err
     assert "nothing about position" in err
     files = tmp_path / "made" / "report_files"
@@ -215,6 +227,7 @@ def test_the_report_of_videos_has_animations(call, tmp_path):
             assert getattr(picture, "n_frames", 1) == frames, path
     text = (files / "data.js").read_text()
     data = json.loads(text[text.index(",") + 1 : text.rindex(")")])
+    assert data["classes"][0]["extractors"][0]["concepts"][0]["crops"]["picture"].endswith(".webp")
     image = data["images"][0]
     assert (image["width"], image["height"]) == (20, 20)
     assert np.shape(image["overTime"]) == (2, 3)

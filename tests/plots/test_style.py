@@ -46,7 +46,7 @@ from xplique_dirpairs.plots.palette import concept_colors, readable
 from xplique_dirpairs.plots.position import plot_position
 from xplique_dirpairs.plots.style import SMALLEST, TITLE, most_rows, some_of
 from xplique_dirpairs.plots.video import plot_shares
-from xplique_dirpairs.plots.video_pictures import plot_strips
+from xplique_dirpairs.plots.video_pictures import plot_over_time, plot_strips
 
 PACKAGE = Path(plots.__file__).parents[1]
 LONG = "German_short-haired_pointer"
@@ -217,11 +217,18 @@ def strips(n, rng):
     return plot_strips("a title of a few words", videos, 2, [f"{LONG} {k}" for k in range(n)])
 
 
+def over_time(n, rng):
+    n = min(n, 9)  # curves
+    names, values = [f"{LONG} {k}" for k in range(n)], rng.normal(size=(8, n))
+    title = f"Contributions to the logit of {LONG} − {LONG} over time"
+    return plot_over_time(title, rng.random((16, 5, 5, 3)), names, concept_colors(n), values)
+
+
 FIGURES = (
     crop_rows, importances, image_concepts, maximised, class_importances, extractor_importances,
     extractor_maps, aligned, influence, class_report, shared, counterfactual, moves, correction,
     matches, position, shares, connectome, shared_pictures, diagnosis,
-    strips,
+    strips, over_time,
 )  # fmt: skip
 
 

@@ -146,7 +146,7 @@ def plot_over_time(
         Each frame stands above its time.
     """
     columns = min(frames, len(video), most_rows(_COLUMN))
-    figure = plt.figure(figsize=(max(6.0, _COLUMN * columns + 0.8), 4.4), layout="constrained")
+    figure = plt.figure(figsize=(max(6.0, _COLUMN * columns + 0.8), 4.8), layout="constrained")
     grid = figure.add_gridspec(2, columns, height_ratios=(1.0, 2.4))
     for column in range(columns):
         ax = figure.add_subplot(grid[0, column])
@@ -165,7 +165,7 @@ def plot_over_time(
     ax.set_xlim(-0.5, len(video) - 0.5)
     ax.set_xlabel("frame")
     ax.set_ylabel("contribution (logits)")
-    figure.legend(loc="outside right upper", fontsize=SMALL)
+    figure.legend(loc="outside lower center", ncols=3, fontsize=SMALL)
     figure.suptitle(fill(plain(title, 80), int(9 * figure.get_figwidth())), fontsize=HEADING)
     return figure
 
