@@ -66,7 +66,7 @@ def concept_layers(
     for name, given in layers.items():
         split = split_model(model, name)
         if isinstance(given, (int, np.integer)):
-            check_integer(f"the number of concepts of layer {name!r}", given)
+            check_integer(f"the number of concepts of layer {name!r}", layers[name])
             x = learned_positions(split.input_to_latent_model, images, batch_size, random_state)
             given, _ = learn_pairs(x, int(given), random_state=random_state, verbose=verbose)
             concept_names = None
