@@ -233,7 +233,7 @@ def main() -> None:
     parser.add_argument("--extractors", choices=list(EXTRACTORS), nargs="+", default=EXTRACTORS)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--subsets", type=int, default=500)
-    parser.add_argument("--layers", type=int, nargs="+", default=list(range(12)))
+    parser.add_argument("--layers", type=int, nargs="+", default=[0, 11])
     parser.add_argument("--output", type=Path, default=Path("build/video"))
     arguments = parser.parse_args()
     parts = arguments.parts.split(",")
