@@ -88,6 +88,7 @@ def test_a_coarser_grid_can_be_chosen_but_no_finer_one():
         ({"a": np.zeros((2, 4, 1)), "b": np.zeros((2, 7, 1))}, None, "b: 7 tokens form no square"),
         ({"a": np.zeros((2, 4, 1)), "b": np.zeros((2, 4, 1))}, (0, 1), "grid"),
         ({"a": np.zeros((2, 4, 1)), "b": np.zeros((2, 4, 1))}, 2, "grid must be"),
+        ({"a": np.zeros((2, 4, 1)), "b": np.zeros((2, 4, 2, 2, 1))}, None, "b: networks are not"),
     ],
 )
 def test_what_cannot_be_aligned_is_refused(activations, grid, message):

@@ -9,7 +9,11 @@ from sklearn.exceptions import NotFittedError
 
 from xplique_dirpairs.core.linear_algebra import match
 from xplique_dirpairs.datasets.planted_models import planted_models
-from xplique_dirpairs.factorizers.decompositions import FastICAFactorizer, PCAFactorizer
+from xplique_dirpairs.factorizers.decompositions import (
+    FastICAFactorizer,
+    KMeansFactorizer,
+    PCAFactorizer,
+)
 from xplique_dirpairs.factorizers.direction_pairs import DirectionPairsFactorizer
 from xplique_dirpairs.learning.learner import learn_pairs
 from xplique_dirpairs.matching.match_extractors import match_extractors
@@ -217,6 +221,24 @@ def test_blocks_of_images_give_the_same_result(oracles, data, found, monkeypatch
     np.testing.assert_allclose(again.cross_r2, found.cross_r2, atol=1e-5)
 
 
+@pytest.mark.parametrize("by", ["coefficients", "detections"])
+def test_clusters_which_have_no_largest_positions_match_themselves(by):
+    features = planted_models(40, map_shape=(6, 6))["a"].features
+    clusters = KMeansFactorizer(5, random_state=0)
+    clusters.fit(features.reshape(-1, features.shape[-1]))
+    matches = match_extractors({"a": (clusters, features), "b": (clusters, features)}, by=by)
+    assert len(matches) == 5 and matches.holds.all()
+    np.testing.assert_allclose(matches.phi, 1)
+
+
+@pytest.mark.parametrize("images", [8, 12, 16])
+def test_few_vectors_are_enough_where_most_concepts_never_vary(oracles, data, images):
+    few = {k: (oracles[k], data[k].features[:images]) for k in "ab"}
+    matches = match_extractors(few, permutations=99)
+    assert np.isfinite(matches.cross_r2).all() and (matches.cross_r2 <= 1).all()
+    assert np.isfinite(matches.ceiling).all()
+
+
 # ------------------------------------------------------------ the result
 
 
@@ -230,6 +252,20 @@ def test_the_nearest_concept_is_the_matched_one_and_its_figures_are_those_of_the
         assert nearest.same[own].all() and nearest.same.sum() == 16
     with pytest.raises(ValueError, match="other must be one of"):
         found.nearest("a", "a")
+
+
+def test_the_nearest_component_may_have_the_other_sign_where_signs_are_free():
+    rng = np.random.default_rng(0)
+    features = {"a": rng.normal(size=(400, 12)) * np.geomspace(1, 10, 12)}
+    features["b"] = features["a"] + 0.3 * rng.normal(size=(400, 12))
+    extractors = {name: PCAFactorizer(12) for name in features}
+    for name, x in features.items():
+        extractors[name].fit(x)
+    given = {name: (extractors[name], x) for name, x in features.items()}
+    found = match_extractors(given, concepts=[[0, 0]], cross=False)  # the others are not matched
+    nearest = found.nearest("a", "b")
+    np.testing.assert_array_equal(nearest.concepts, np.arange(12))
+    assert (nearest.correlation < -0.8).any()
 
 
 def test_tables_name_every_match_and_the_ceilings(found):

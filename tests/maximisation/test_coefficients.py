@@ -127,6 +127,8 @@ def test_a_network_without_the_concept_has_no_picture(colors):
     plt.close(figure)
     with pytest.raises(ValueError, match="a column for each of the 3"):
         maximise_together(layers, [[0, 0]], **options)
+    with pytest.raises(ValueError, match="concepts has no rows"):
+        maximise_together(layers, np.zeros((0, 3), int), **options)
     with pytest.raises(ValueError, match="c: concepts has no concept"):
         maximise_together(layers, [[0, 0, -1]], **options)
 
@@ -140,3 +142,10 @@ def test_views_of_a_universal_factorizer_have_pictures(colors, pixels):
     hues = {name: images.mean(axis=(1, 2)).argmax(axis=1) for name, images in made.pictures.items()}
     # the second network sees red as blue, and blue as red
     assert (hues["one"] == 2 - hues["two"]).sum() >= 2
+
+
+def test_concepts_that_one_network_has_to_itself_have_a_picture_as_well(colors):
+    layers = {name: ConceptLayer.of(color_pairs([RED, GREEN]), colors) for name in "ab"}
+    made = maximise_together(layers, [[0, 0], [1, -1], [-1, 1]], **QUICK | {"steps": 2})
+    missing = {name: np.isnan(made.pictures[name]).all(axis=(1, 2, 3)).tolist() for name in "ab"}
+    assert missing == {"a": [False, False, True], "b": [False, True, False]}

@@ -76,6 +76,18 @@ def test_sources_that_do_not_vary_are_ignored_and_no_sources_explain_nothing():
     assert np.isnan(ridge_r2(*known, X, [10]))
 
 
+def test_fewer_positions_than_sources_and_sources_that_differ_by_rounding_are_no_error():
+    rng = np.random.default_rng(0)
+    for positions in (2, 3, 5):
+        parts = [rng.normal(size=(positions, 10)) for _ in range(3)]
+        for part in parts:
+            part[:, 3] = 1 + 1e-7 * rng.normal(size=positions)
+            part[:, 4] = part[:, 2]
+        found = [moments(part, np.zeros(10)) for part in parts]
+        assert np.isfinite(ridge_r2(*found, X, Y))
+        assert (found[0].correlation([3], Y) == 0).all()
+
+
 def test_moments_of_parts_add_up_and_equal_those_of_numpy():
     values = data()
     centre = values.mean(axis=0)

@@ -67,13 +67,18 @@ def as_maps(
     Raises
     ------
     ValueError
-        If tokens form no square, or a value is not finite.
+        If tokens form no square, activations are those of videos, or a value is not finite.
     """
     values = check_activations(activations)
     if values.ndim == 2:
         return values[:, None, None, :]
     if values.ndim == 4:
         return values
+    if values.ndim == 5:
+        raise ValueError(
+            f"{name}: networks are not compared on videos, activations (N, T, H, W, D): give those "
+            "of single frames, reshaped to (N·T, H, W, D)"
+        )
     if extra_tokens is None and _side(values.shape[1]) is None and _side(values.shape[1] - 1):
         extra_tokens = (0,)
     values = without_extra_tokens(values, extra_tokens)

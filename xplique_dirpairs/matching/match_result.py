@@ -51,9 +51,10 @@ class Nearest:
     ----------
     concepts : ndarray of shape (I,), int
         Index of the other network's concept: the one it is matched with, if it is, otherwise the
-        one of the largest correlation on the half of the images where matches are found.
+        one of the largest correlation on the half of the images where matches are found; of either
+        sign, if the coefficients of one of the networks have two ends.
     correlation : ndarray of shape (I,)
-        Their correlation on the other half.
+        Their correlation on the other half. Below 0 they are opposite ends.
     phi : ndarray of shape (I,)
         φ of their firings on the other half.
     same : ndarray of shape (I,), bool
@@ -102,6 +103,8 @@ class Matches:
         Rows and columns of the positions at which networks are compared.
     images : (int, int)
         Number of images that matches were found on, and that they were measured on.
+    two_ended : tuple of M bool
+        Whether the coefficients of each network have two ends, so that their sign is free.
     level : float
         Significance level of `holds`.
     """
@@ -118,6 +121,7 @@ class Matches:
     by: str
     grid: tuple[int, int]
     images: tuple[int, int]
+    two_ended: tuple[bool, ...]
     level: float = 0.05
 
     def __len__(self) -> int:
@@ -193,7 +197,8 @@ class Matches:
         check_choice("other", other, tuple(one for one in self.names if one != name))
         a, b = self.names.index(name), self.names.index(other)
         scores = self.pairs[a, b] if a < b else self.pairs[b, a].reversed
-        concepts = scores.found.argmax(axis=1)
+        free = self.two_ended[a] or self.two_ended[b]
+        concepts = (np.abs(scores.found) if free else scores.found).argmax(axis=1)
         same = np.zeros(len(concepts), bool)
         matched = (self.concepts[:, [a, b]] != UNMATCHED).all(axis=1)
         concepts[self.concepts[matched, a]] = self.concepts[matched, b]

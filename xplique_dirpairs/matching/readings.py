@@ -11,6 +11,7 @@ from xplique_dirpairs.core.batching import POSITIONS, as_positions, by_position
 from xplique_dirpairs.core.types import Array
 from xplique_dirpairs.data.alignment import Grid, as_maps, to_grid
 from xplique_dirpairs.extractors.concept_reader import ConceptReader
+from xplique_dirpairs.metrics.blend import firing_thresholds
 
 #: Coefficients have two ends if some are below 0 by more than this share of the largest: not by
 #: rounding only.
@@ -65,7 +66,7 @@ class Readings:
         """Find signs and thresholds from some of the images.
 
         Concepts without detectors fire where their coefficients are above the threshold, or for
-        None above the one that a share ``rate`` of the positions exceeds, but only above 0.
+        None above that of `metrics.blend.firing_thresholds`.
         """
         count = len(reader.bank)
         readings = cls(
@@ -76,11 +77,10 @@ class Readings:
         if reader.pairs is not None:
             return replace(readings, centre=as_positions(readings.read(sample)[0]).mean(axis=0))
         u = as_positions(readings._coefficients(maps[sample])).astype(np.float64)
-        ends = np.quantile(u, (rate, 1.0 - rate), axis=0)
         two_ended = bool(-u.min() > _TWO_ENDED * np.abs(u).max())
         skewness = np.mean((u - u.mean(axis=0)) ** 3, axis=0)
         signs = np.where(two_ended & (skewness < 0), -1.0, 1.0)
-        limits = np.maximum(np.stack([ends[1], -ends[0]]), 0.0)
+        limits = np.stack([firing_thresholds(end, rate) for end in (u, -u)])
         readings = replace(
             readings,
             signs=signs,

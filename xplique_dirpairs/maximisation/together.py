@@ -106,7 +106,9 @@ def maximise_together(
         As for `maximise`; and if ``concepts`` does not have a column for each network.
     """
     layers = {name: ConceptLayer.of(one) for name, one in networks.items()}
-    groups = check_claims(concepts, [one.number_of_concepts for one in layers.values()])
+    groups = check_claims(concepts, [one.number_of_concepts for one in layers.values()], least=1)
+    if not len(groups):
+        raise ValueError("concepts has no rows: no concept is claimed to be the same")
     pictures = {}
     for (name, layer), own in zip(layers.items(), groups.T, strict=True):
         has = own != UNMATCHED

@@ -18,6 +18,9 @@ from xplique_dirpairs.core.batching import as_positions
 from xplique_dirpairs.core.types import Array
 from xplique_dirpairs.metrics.registry import Summary, ratio_of_means, summary
 
+#: Coefficients that differ by this share of the largest one are equal to it, up to rounding.
+_EQUAL = 1e-6
+
 
 @dataclass(frozen=True, eq=False)
 class BlendCounts:
@@ -184,8 +187,7 @@ def firing_thresholds(coefficients: ArrayLike, rate: float) -> Array:
     thresholds : ndarray of shape (I,)
     """
     u = as_positions(np.asarray(coefficients))
-    most = u.max(axis=0)
-    below = np.nextafter(most, -np.inf, dtype=most.dtype)
+    below = (1.0 - _EQUAL) * u.max(axis=0)
     return np.asarray(np.maximum(np.minimum(np.quantile(u, 1.0 - rate, axis=0), below), 0.0))
 
 

@@ -15,6 +15,8 @@ from scipy import linalg
 from xplique_dirpairs.core.batching import chunk_size, slices
 from xplique_dirpairs.core.types import Array
 
+#: Variances below this share of the mean square are rounding errors of sums in float32.
+_ROUNDING = 1e-5
 #: Ridges that are tried, in units of the variance of each source.
 RIDGES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
 
@@ -72,9 +74,10 @@ class Moments:
         return np.asarray(products - np.outer(mean[rows], mean[columns]))
 
     def variance(self, columns: Array) -> Array:
-        """Return the variances of some variables, not below 0."""
+        """Return the variances of some variables; 0 for one that is constant up to rounding."""
         squares = np.diag(self.products)[columns] / max(self.count, 1)
-        return np.asarray(np.maximum(squares - np.square(self.mean[columns]), 0.0))
+        variance = squares - np.square(self.mean[columns])
+        return np.asarray(np.where(variance > _ROUNDING * squares, variance, 0.0))
 
     def correlation(self, rows: Array, columns: Array) -> Array:
         """Return the correlations of some variables with others; 0 for one that is constant."""
@@ -124,9 +127,11 @@ def _weights(moments: Moments, x: Array, y: Array, ridge: float) -> Array:
     scale = np.sqrt(moments.variance(x))
     scale = np.where(scale > 1e-6 * max(scale.max(), 1e-30), scale, np.inf)  # constants weigh 0
     gram = moments.covariance(x, x) / np.outer(scale, scale)
-    gram[np.diag_indices(len(x))] += ridge
     products = moments.covariance(x, y) / scale[:, None]
-    return np.asarray(linalg.solve(gram, products, assume_a="pos") / scale[:, None])
+    # rounding makes eigenvalues negative where there are fewer positions than sources
+    values, axes = linalg.eigh(gram)
+    along = (axes.T @ products) / (np.maximum(values, 0.0) + ridge)[:, None]
+    return np.asarray(axes @ along / scale[:, None])
 
 
 def _r2(moments: Moments, learned: Moments, weights: Array, x: Array, y: Array) -> float:
