@@ -232,3 +232,27 @@ def test_the_report_of_videos_has_animations(call, tmp_path):
     assert (image["width"], image["height"]) == (20, 20)
     assert np.shape(image["overTime"]) == (2, 3)
     np.testing.assert_allclose(np.sum(image["overTime"], axis=0), image["contributions"], atol=1e-5)
+
+
+def test_networks_are_not_compared_on_videos(call, tmp_path):
+    assert call("fit", "--concepts", "3", "--output", "one")[0] == 0
+    status, _, err = call("report", "--concepts", "2", "--output", "two", "--other", "one")
+    assert status == 2 and "compared on images, not on videos" in err.splitlines()[-1]
+
+
+def test_a_model_of_videos_is_corrected(call, tmp_path, videos):
+    assert call("fit", "--concepts", "3", "--output", "one")[0] == 0
+    status, _, err = call("correct", "--pairs", "one/pairs.npz", "--suppress", "0",
+                          "--output", "done")  # fmt: skip
+    assert status == 0, err
+    before, after = (
+        keras.models.load_model(path)
+        for path in (videos / "m.keras", tmp_path / "done" / "corrected.keras")
+    )
+    clips = np.random.default_rng(0).uniform(size=(2, 4, 20, 20, 3)).astype(np.float32)
+    assert np.abs(before(clips) - after(clips)).max() > 1e-3
+
+
+def test_a_connectome_of_videos_is_refused_in_one_line(call):
+    status, _, err = call("connectome", "--below", "features")
+    assert status == 1 and "this function takes no videos" in err.splitlines()[-1]

@@ -11,17 +11,10 @@ from typing import NamedTuple
 import numpy as np
 
 from xplique_dirpairs.commands.console import Console, UsageError, printable
-from xplique_dirpairs.commands.images import FolderImages
+from xplique_dirpairs.commands.images import FolderImages, find_images, read_images
 from xplique_dirpairs.commands.network import load_model
 from xplique_dirpairs.commands.pixels import preprocessing
-from xplique_dirpairs.commands.subject import (
-    Subject,
-    find_inputs,
-    input_frames,
-    input_size,
-    read_inputs,
-    summary_of_fit,
-)
+from xplique_dirpairs.commands.subject import Subject, input_size, summary_of_fit
 from xplique_dirpairs.core.types import Array
 from xplique_dirpairs.core.validation import shape_fits
 from xplique_dirpairs.extractors.concept_layer import ConceptLayer
@@ -70,10 +63,13 @@ def open_others(
     Raises
     ------
     UsageError
-        If it is not known which model, layer or preprocessing the pairs were learned with.
+        If the networks take videos, or it is not known which model, layer or preprocessing the
+        pairs were learned with.
     ValueError
         If the pairs do not fit the layer, or images cannot be read again.
     """
+    if subject.images.ndim == 5:
+        raise UsageError("--other: concepts of two networks are compared on images, not on videos")
     if len(names) < LEAST_IMAGES:
         raise UsageError(
             f"--other: concepts of two networks are compared on {LEAST_IMAGES} or more images, not "
@@ -127,11 +123,10 @@ def _opened(
     split, prepared = split_model(model, fitted["layer"]), preprocessing(fitted["preprocessing"])
     split = replace(split, input_to_latent_model=prepared.before(split.input_to_latent_model))
     concepts = ConceptLayer.of(DirectionPairs.load(pairs_file), split)
-    shape = subject.folder_images.pixels.shape[-3:-1]
-    free = shape_fits(model.input_shape[-3:-1], shape)
+    shape = subject.folder_images.pixels.shape[1:3]
+    free = shape_fits(model.input_shape[1:3], shape)
     size, channels = input_size(model, shape if free else None)
-    frames = input_frames(model, arguments.frames)
-    read = _read_again(subject, names, size, channels, frames, arguments)
+    read = _read_again(subject, names, size, channels, arguments)
     return Other(network_name(path, split.layer), concepts, np.asarray(prepared.apply(read.pixels)))
 
 
@@ -140,15 +135,14 @@ def _read_again(
     names: Sequence[str],
     size: tuple[int, int],
     channels: int,
-    frames: int | None,
     arguments: argparse.Namespace,
 ) -> FolderImages:
     """Read images of the command in another size."""
-    files = find_inputs(arguments.images, frames)
+    files = find_images(arguments.images)
     folders = set(subject.folder_images.folders)
     if folders != {""}:
         files = files.of_classes(folders)
-    read = read_inputs(files, size, channels, frames, arguments)
+    read = read_images(files, size, channels, arguments.max_images, arguments.seed)
     places = {name: n for n, name in enumerate(read.names.tolist())}
     missing = [name for name in names if name not in places]
     if missing:

@@ -26,8 +26,8 @@ from xplique_dirpairs.core.types import Array
 from xplique_dirpairs.core.validation import (
     check_choice,
     check_concepts,
-    check_images,
     check_images_fit,
+    check_inputs,
     check_labels,
     check_limits,
     check_number,
@@ -206,7 +206,7 @@ def choose_k(
     layer = ConceptLayer.of(concepts)
     pairs = _chosen_pairs(layer, indices)
     low, high = layer.split.limits if limits is None else check_limits(limits)
-    images = check_images(images)
+    images = check_inputs(images)
     x = layer.activations(images, batch_size)
     head = layer.head.by_class(x)
     labels = check_labels(labels, len(images), head.number_of_classes)
@@ -234,7 +234,7 @@ def _images_for(
     if images is None and validation is not None:
         images = validation[0]
     if images is not None:
-        images = check_images(images)
+        images = check_inputs(images)
         check_images_fit(images.shape[1:], plain_model(layer.model))
         return images
     factorization = getattr(layer.fitted, "factorization", None)

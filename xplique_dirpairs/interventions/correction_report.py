@@ -13,7 +13,7 @@ from sklearn.metrics import confusion_matrix
 
 from xplique_dirpairs.core.tables import Cell, Table
 from xplique_dirpairs.core.types import Array
-from xplique_dirpairs.core.validation import check_class_names, check_images, check_labels
+from xplique_dirpairs.core.validation import check_class_names, check_inputs, check_labels
 from xplique_dirpairs.metrics.manipulation import class_probabilities
 from xplique_dirpairs.models.graph import check_keras_model, plain_model
 from xplique_dirpairs.models.head import Head
@@ -223,7 +223,7 @@ def report_correction(
             images, labels = pair
         except (TypeError, ValueError) as error:
             raise ValueError(f"group {name!r} must be (images, labels)") from error
-        images = check_images(images)
+        images = check_inputs(images)
         first, second = (_probabilities(head, images, batch_size) for head in heads)
         classes = first.shape[1]
         if second.shape[1] != classes:
