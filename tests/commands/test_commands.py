@@ -191,7 +191,7 @@ def test_layers_are_listed_as_a_table_or_as_json(call):
     [
         (["--layer", "nowhere"], 1, "the model has no layer 'nowhere'; it has: "),
         (["--size", "64"], 2, "--size 64x64: the model takes 32x32 only"),
-        (["--recipe", "cake"], 1, "there is no recipe 'cake'"),
+        (["--recipe", "cake"], 2, "--recipe: invalid choice: 'cake'"),
         (["--classes", "scripd"], 1, "have no class 'scripd'"),
         (["--import", "there_is_none"], 2, "module 'there_is_none' cannot be imported"),
     ],
@@ -350,4 +350,4 @@ def test_correct_writes_a_changed_model_and_a_table_for_each_class(call, place, 
 
 def test_an_unknown_concept_is_an_error(call, place):
     ran = call("correct", "--pairs", place / "given.npz", "--suppress", 3)
-    assert ran.status == 1 and "concepts are numbered 0 to 2, not [3]" in ran.err
+    assert ran.status == 1 and "concepts are numbered 0 to 2, not 3" in ran.err

@@ -91,9 +91,11 @@ def test_tokens_that_form_no_grid_become_one_cell_and_are_logged(caplog):
     assert maps.shape == (2, 1, 1, 3) and "without a place" in caplog.text
 
 
-def test_best_crops_are_sorted_and_exclude_crops_without_the_concept():
+def test_best_crops_are_the_best_of_each_image_first_and_have_the_concept():
     values = np.array([0.0, 3.0, -1.0, 5.0, 0.0, 4.0])
-    assert best_crops(values, 2, 10).tolist() == [3, 5, 1]
+    assert best_crops(values, 2, 10).tolist() == [3, 1, 5]  # 5 is the second one of its image
+    assert best_crops(values, 2, 2).tolist() == [3, 1]
+    assert best_crops(values, 1, 10).tolist() == [3, 5, 1]
     assert best_crops(values, 2, 2).tolist() == [3, 5]
     assert best_crops(np.zeros(6), 2, 2).size == 0
 

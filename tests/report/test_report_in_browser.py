@@ -78,6 +78,7 @@ def test_connectomes_can_be_walked_and_lead_back(browser, hostile_pages, form):
         links = visit.page.locator("main a[href*=connectome_]")
         assert links.all_inner_texts() == [clean(hostile("connectome", n)).strip() for n in (0, 1)]
         visit.go("/concept/3")
+        visit.load_all_pictures()  # leaving the page while one is loading counts as a failure
         visit.page.locator("main a[href*=connectome_]").click()
         visit.page.wait_for_selector("#details a")
         assert visit.page.evaluate("location.hash") == "#1/3"
@@ -118,6 +119,8 @@ def test_search_finds_names_and_opens_pages_by_keyboard(browser, plain_page):
         assert [re.sub(r"\s+", " ", text) for text in options] == [
             "class class 1", "class class 10", "class class 11",
         ]  # fmt: skip
+        first, second = (page.locator(f"#found-{k}").bounding_box() for k in range(2))
+        assert second["y"] >= first["y"] + first["height"] and first["width"] > 150
         page.keyboard.press("ArrowDown")
         page.keyboard.press("ArrowDown")
         assert page.locator("#search").get_attribute("aria-activedescendant") == "found-1"
@@ -130,6 +133,23 @@ def test_search_finds_names_and_opens_pages_by_keyboard(browser, plain_page):
         assert visit.texts("#found") == ["Nothing found"]
         page.keyboard.press("Escape")
         assert page.locator("#found").is_hidden()
+        assert visit.wrong == []
+
+
+def test_without_labels_no_page_calls_predictions_correct(browser, tmp_path):
+    report = fake_report(2, 3, 4, 48, cells=4)
+    unlabelled = replace(report.explanation, accuracy=np.full(2, np.nan))
+    page = save_report(replace(report, explanation=unlabelled), tmp_path)
+    with Visit(browser, page) as visit:
+        for route in ("/overview", "/classes", "/class/0", "/image/0"):
+            visit.go(route)
+            text = visit.page.locator("main").inner_text()
+            assert "correctly" not in text and "NaN" not in text, route
+            alternatives = visit.page.locator("main img").evaluate_all(
+                "all => all.map((a) => a.alt)"
+            )
+            assert not any("correctly" in alternative for alternative in alternatives), route
+        assert "Predicted as" in text
         assert visit.wrong == []
 
 

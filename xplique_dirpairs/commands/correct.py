@@ -12,7 +12,6 @@ from xplique_dirpairs.commands.console import Console, printable
 from xplique_dirpairs.commands.network import load_model
 from xplique_dirpairs.commands.outputs import keep
 from xplique_dirpairs.commands.subject import Subject, open_subject, shown_classes
-from xplique_dirpairs.core.validation import check_concepts
 from xplique_dirpairs.interventions.correction import correct
 from xplique_dirpairs.interventions.correction_report import (
     CorrectionReport,
@@ -30,9 +29,9 @@ def run(arguments: argparse.Namespace, console: Console) -> None:
     with console.running():
         subject = open_subject(arguments, console)
         concepts = subject.concepts(DirectionPairs.load(arguments.pairs), arguments.pairs)
-        check_concepts(arguments.suppress, concepts.number_of_concepts)
         names = [printable(concepts.concept_names[i]) for i in arguments.suppress]
-        console.step(f"suppress concepts {', '.join(names)}")
+        which = "concept" if len(names) == 1 else "concepts"
+        console.step(f"suppress {which} {', '.join(names)}")
         corrected = correct(
             concepts,
             arguments.suppress,

@@ -58,7 +58,8 @@ class ClassConcepts:
     images : int
         Number of images of the class.
     accuracy : float
-        Share of its images that the network predicts as the class, in [0, 1].
+        Share of its images that the network predicts as the class, in [0, 1]; NaN if images have
+        no labels.
     extractor : DirectionPairsTf
         Fitted on images of the class.
     effects : ndarray of shape (I,)
@@ -104,9 +105,10 @@ def run(arguments: argparse.Namespace, console: Console) -> None:
         "problems": history.problems(),
         "importances": {str(explained.class_id): explained.importances for explained in classes},
     }
+    problems = "".join(f"problem: {problem}\n\n" for problem in history.problems())
     text = (
         f"{pairs.number_of_concepts} concepts of layer {subject.split.layer}, learned from "
-        f"{len(subject.images)} images.\n\n{importance_table(classes)}\n\n{history.summary()}\n\n"
+        f"{len(subject.images)} images.\n\n{importance_table(classes)}\n\n{problems}"
         f"Everything is in {arguments.output}/: open {arguments.output / 'importances.md'}"
     )
     console.result(text, subject.write_summary(arguments, results, written, console))
@@ -181,6 +183,8 @@ def explain_classes(
             extractor.sensitivity = sensitivity_of(values)
         moved = sensitivity(extractor.head, subject.activations[measured], None, pairs.signals)
         accuracy = float((subject.predicted[members] == k).mean())
+        if subject.labels is None:  # the images of the class are those that are predicted as it
+            accuracy = float("nan")
         name = subject.class_names.shown[k]
         effects = moved.logit_changes[:, k]
         classes.append(ClassConcepts(k, name, len(members), accuracy, extractor, effects))
@@ -195,12 +199,12 @@ def importance_table(classes: list[ClassConcepts]) -> Table:
         best = np.argsort(-one.importances, kind="stable")[:count]
         signs = ["-" if effect < 0 else "+" for effect in one.effects]
         cells = [Cell(f"{signs[i]} {i} ({one.importances[i]:.3f})") for i in best]
-        rows.append([Cell(one.name), Cell(str(one.images)), Cell(f"{one.accuracy:.0%}"), *cells])
+        rows.append([Cell(one.name), Cell(str(one.images)), Cell.share(one.accuracy), *cells])
     ranks = [f"{n}." for n in range(2, count + 1)]
     note = (
         "Cells: + if more of the concept raises the class's logit relative to other classes, - if "
         "it lowers it; number of the concept (total Sobol index for the score of the class). "
-        "right: share of the images of the class that is predicted as the class."
+        "right: share of the images of the class that is predicted as the class, if it is known."
     )
     return Table(["class", "images", "right", "most important", *ranks], rows, [note])
 
@@ -270,7 +274,7 @@ def _figures(history: History, classes: list[ClassConcepts]) -> dict[str, tuple[
     )
     caption = (
         "What each class uses: total Sobol indices, coloured relative to the largest of the class; "
-        "blue and +: more of the concept raises the class's logit, red and -: lowers it."
+        "red and +: more of the concept raises the class's logit, blue and -: lowers it."
     )
     figures = {"importances": (caption, overview)}
     for one in classes:

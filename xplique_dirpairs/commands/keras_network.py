@@ -85,7 +85,7 @@ def show_network(arguments: argparse.Namespace, console: Console) -> tuple[str, 
         settings=settings, verbose=console.progress,
     )  # fmt: skip
     _write_summary(arguments, comparison, written)
-    return str(comparison), {
+    return _measured(comparison, "text"), {
         "metrics": metrics_of(comparison),
         "errors": comparison.errors,
         "written": ["summary.md", *(f"{name}.png" for name in written)],
@@ -192,8 +192,23 @@ def _draw(
         changed = counterfactuals(layer, image[None], to_fit.images, verbose=0)
         figures["counterfactual"] = changed[0].plot
     for name, draw in figures.items():
-        save_picture(draw(), output / f"{name}.png")
+        save_picture(draw(), output / f"{name}.png", few_colors=False)
     return list(figures)
+
+
+def _measured(comparison: Comparison, form: str) -> str:
+    """Return the curves of all extractors as a table, what they mean, and where the rest is."""
+    table = comparison.table("curves")
+    meaning = (
+        "deletion, P@…: probability of the class while concepts are removed, those that contribute "
+        "most first (P@0.2: when the features have changed by a fifth). Lower: these concepts "
+        "matter more to the network. insertion: the same while they are put back. μ-fidelity: "
+        "correlation of contributions with what removing them does. The two last rows are controls "
+        "without learning. All other measures: the page Comparison of the report."
+    )
+    failed = [f"{name} failed: {error}" for name, error in comparison.errors.items()]
+    shown = str(table) if form == "text" else table.formatted(form)
+    return "\n\n".join([shown, meaning, *failed])
 
 
 def _write_summary(
@@ -207,8 +222,7 @@ def _write_summary(
         "The HTML report of all concepts, classes and images: [open](report/index.html).",
         *pictures,
         "## Both methods on images that neither learned from",
-        comparison.table().formatted("markdown"),
-        *(f"{name} failed: {error}" for name, error in comparison.errors.items()),
+        _measured(comparison, "markdown"),
         f"All other commands take the network from here: `--model {arguments.output / model}`.",
     ]
     path = arguments.output / "summary.md"

@@ -235,6 +235,10 @@ def suggestion(layers: list[Candidate]) -> str | None:
 def layers_text(layers: list[Candidate], everything: bool = False) -> str:
     """Return the table of layers and the name of the one to start with, as text."""
     best = suggestion(layers)
+    if best is None and not everything:
+        usable = [one.name for one in layers if one.can_be_cut]
+        vectors = f" (those without: {', '.join(usable[-LISTED:])})" if usable else ""
+        return f"the model has no layer with positions to cut it at{vectors}"
     return str(layers_table(layers, everything)) + (
         f"\n\nStart with --layer {best}" if best else ""
     )

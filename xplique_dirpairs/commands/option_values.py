@@ -11,6 +11,11 @@ EXTRACTORS = (
     "dictionary learning", "TopK SAE", "A-SAE", "RA-SAE",
 )  # fmt: skip
 
+#: Names of the recipes; `learning.presets` has them.
+RECIPES = (
+    "default", "soft", "sparse", "constrained", "paper-deep", "paper-synthetic", "uibe", "cbe",
+)  # fmt: skip
+
 
 def whole_number(minimum: int, maximum: int | None = None) -> Callable[[str], int]:
     """Return a parser of whole numbers from ``minimum`` to ``maximum`` (None: without limit)."""

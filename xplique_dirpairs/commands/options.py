@@ -12,6 +12,7 @@ from typing import Any, TypeAlias
 
 from xplique_dirpairs.commands.option_values import (
     EXTRACTORS,
+    RECIPES,
     extractor,
     number_of_concepts,
     share,
@@ -134,8 +135,8 @@ _LEARNING = (
     ),
     _option(
         "--recipe",
-        "how pairs are learned: default, soft, sparse, constrained, paper-deep, "
-        "paper-synthetic, uibe, cbe",
+        f"how pairs are learned: {', '.join(RECIPES)}",
+        choices=RECIPES,
         default="default",
         metavar="NAME",
     ),

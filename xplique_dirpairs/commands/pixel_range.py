@@ -144,9 +144,10 @@ def find_preprocessing(
     elif labels:
         name, reason = _by_accuracy(trial)
     if name is None:
+        few = f" (of {len(pixels)} images; more may tell it)" if len(pixels) < _TRIED else ""
         raise UsageError(
-            f"{reason}: give the preprocessing that it was trained with, with --preprocessing. "
-            f"Choices: {CHOICES}"
+            f"{reason}{few}: give the preprocessing that it was trained with, with "
+            f"--preprocessing. Choices: {CHOICES}"
         )
     return prepared[name], f"--preprocessing {name}: the model takes {RANGES[name]}, {reason}"
 

@@ -26,10 +26,9 @@ from xplique_dirpairs.core.batching import slices
 from xplique_dirpairs.core.concept_names import NAMES_FILE
 from xplique_dirpairs.core.progress import progress, quiet
 from xplique_dirpairs.core.types import Array
-from xplique_dirpairs.core.validation import shape_fits
+from xplique_dirpairs.core.validation import check_concepts, shape_fits
 from xplique_dirpairs.data.images import compute_activations
 from xplique_dirpairs.extractors.concept_layer import ConceptLayer
-from xplique_dirpairs.learning.presets import get_recipe
 from xplique_dirpairs.models.split import SplitModel, split_model
 from xplique_dirpairs.pairs import DirectionPairs
 from xplique_dirpairs.version import __version__
@@ -265,10 +264,10 @@ def open_subject(arguments: argparse.Namespace, console: Console) -> Subject:
     FileNotFoundError, ValueError
         If an argument does not fit the network or the images.
     """
-    get_recipe(getattr(arguments, "recipe", "default"))  # raises early if it is unknown
+    fitted = summary_of_fit(getattr(arguments, "pairs", None))
+    _check_pairs(arguments)
     console.step("load the model")
     model = load_model(arguments.model, arguments.imports)
-    fitted = summary_of_fit(getattr(arguments, "pairs", None))
     split = _split(model, arguments, fitted)
     learned_with = fitted.get("preprocessing")
     known = arguments.preprocessing or learned_with
@@ -319,6 +318,17 @@ def open_subject(arguments: argparse.Namespace, console: Console) -> Subject:
     if not len(members):
         raise ValueError(f"--classes: the network predicts {wanted} for none of the images")
     return subject.part(members)
+
+
+def _check_pairs(arguments: argparse.Namespace) -> None:
+    """Raise early what is wrong with --pairs, and with the concepts of --suppress."""
+    path = getattr(arguments, "pairs", None)
+    if path is None:
+        return
+    pairs = DirectionPairs.load(path)
+    suppressed = getattr(arguments, "suppress", None)
+    if suppressed is not None:
+        check_concepts(suppressed, pairs.number_of_concepts)
 
 
 def summary_of_fit(pairs: Path | None) -> dict[str, Any]:

@@ -59,7 +59,7 @@ class Cell:
     @classmethod
     def share(cls, value: float) -> Cell:
         """Return a cell with a share in percent; a dash for NaN."""
-        return cls.number(value, ".0%")
+        return cls.number(value + 1e-9, ".0%")  # a half is rounded up, as in a browser
 
     @classmethod
     def interval(cls, value: float, half: float) -> Cell:

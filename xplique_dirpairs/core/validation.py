@@ -452,7 +452,11 @@ def check_concepts(concepts: ArrayLike | None, number_of_concepts: int) -> Array
     if indices.ndim != 1 or indices.size == 0 or indices.dtype.kind not in "iu":
         raise ValueError(f"concepts must be indices of concepts, or None for all, not {concepts!r}")
     if indices.min() < 0 or indices.max() >= number_of_concepts:
-        raise ValueError(f"concepts are numbered 0 to {number_of_concepts - 1}, not {concepts!r}")
+        wrong = indices[(indices < 0) | (indices >= number_of_concepts)].tolist()
+        raise ValueError(
+            f"concepts are numbered 0 to {number_of_concepts - 1}, not "
+            f"{', '.join(map(str, wrong[:10]))}"
+        )
     return indices
 
 

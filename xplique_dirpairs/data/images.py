@@ -260,6 +260,9 @@ def without_extra_tokens(values: Array, extra_tokens: tuple[int, ...] | None) ->
 def best_crops(values: Array, number_of_images: int, count: int) -> Array:
     """Return the indices of the crops with the largest positive coefficients, best first.
 
+    The best crop of each image comes first, then the second best of each: crops of one image show
+    less than crops of several.
+
     Parameters
     ----------
     values : ndarray of shape (n,)
@@ -279,9 +282,15 @@ def best_crops(values: Array, number_of_images: int, count: int) -> Array:
         # Without spatial axes, all crops of an image have the same value: use one crop per image.
         middle = by_image.shape[1] // 2
         candidates = candidates[:, middle : middle + 1]
-    flat = candidates.ravel()
-    order = flat[np.argsort(-values[flat], kind="stable")][:count]
-    return order[values[order] > 0]
+    ranked = np.argsort(-values[candidates], axis=1, kind="stable")
+    for_each_image = np.take_along_axis(candidates, ranked, axis=1)
+    order: list[int] = []
+    for crops in for_each_image.T:  # the best crop of each image, then the second best, …
+        crops = crops[np.argsort(-values[crops], kind="stable")]
+        order += crops[values[crops] > 0].tolist()
+        if len(order) >= count:
+            break
+    return np.array(order[:count], int)
 
 
 def best_crops_of_images(images: Array, maps: Array, count: int) -> list[Array]:

@@ -141,11 +141,11 @@ def plot_repaired(
     return figure
 
 
-def save_picture(figure: Figure, path: Path) -> None:
-    """Save a figure as PNG and close it; a large one is reduced to 256 colours."""
+def save_picture(figure: Figure, path: Path, few_colors: bool = True) -> None:
+    """Save a figure as PNG and close it; a large one without photographs gets 256 colours."""
     figure.savefig(path, dpi=100, bbox_inches="tight", pad_inches=0.08)
     plt.close(figure)
-    if path.stat().st_size > _LARGE:
+    if few_colors and path.stat().st_size > _LARGE:
         picture = Image.open(path).convert("RGB")
         # Without k-means, small things such as a pink balloon may lose their colour.
         reduced = picture.quantize(256, kmeans=1, dither=Image.Dither.NONE)

@@ -101,8 +101,8 @@ class Repair:
             f"A shortcut was planted: in the network's training images, {SHORTCUT_SHARE:.0%} of "
             f"the {SHORTCUT_CLASS} scenes have a white {SHORTCUT}, and no other scene has. Of the "
             f"concepts with an influence on “{SHORTCUT_CLASS}”, these are detected in most of its "
-            f"images and in less than {_OUTSIDE:.0%} of the others: {listed}. `correct` switched "
-            "them off, without training. Measured on new scenes, of which half have a "
+            f"learning images and in less than {_OUTSIDE:.0%} of the others: {listed}. `correct` "
+            "switched them off, without training. Measured on new scenes, of which half have a "
             f"{SHORTCUT} whatever their class:"
         )
 

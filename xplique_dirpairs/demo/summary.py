@@ -213,8 +213,8 @@ class Summary:
         notes = (
             "effect: how many logits the class has less (relative to the other classes) if the "
             "object is left out of its scenes",
-            "right: rank among all concepts, and in brackets the total Sobol index, of the "
-            "object's best detector",
+            "direction pairs, CRAFT: rank of the object's best detector (by IoU) among all "
+            "concepts, and in brackets its total Sobol index",
         )
         return Table(["class", "object", "effect", PAIRS, CRAFT], rows, notes)
 
@@ -229,7 +229,7 @@ class Summary:
         unused = [f"{one.name} in {one.class_name}" for one in low if one.effect < _SMALL]
         if unused:
             sentences.append(
-                f"For these a low rank is right, because the class loses less than {_SMALL} logits "
+                f"For these a late rank is right: the class loses less than {_SMALL} logits "
                 f"without the object: {', '.join(unused)}. This network tells classes by their "
                 "grounds, which its average over positions favours."
             )
@@ -240,7 +240,7 @@ class Summary:
         ]
         if hidden:
             sentences.append(
-                "For these it is too low: a Sobol index is a share, and grounds or other "
+                "For these it is too late: a Sobol index is a share, and grounds or other "
                 f"detectors of the object make up more of the logit: {'; '.join(hidden)}."
             )
         return " ".join(sentences)

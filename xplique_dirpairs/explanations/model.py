@@ -177,7 +177,11 @@ def explain_scan(
         class_names=tuple(names[k] for k in chosen),
         concept_names=layer.concept_names,
         images=np.array([len(own) for own in members.values()]),
-        accuracy=np.array([(seen.predicted == ids)[own].mean() for own in members.values()]),
+        accuracy=np.array(
+            [(seen.predicted == ids)[own].mean() for own in members.values()]
+            if seen.is_labelled
+            else [np.nan] * len(members)
+        ),
         influence=influence.of_classes(chosen),
         contributions=np.stack([mean.by_concept for mean in means]),
         residuals=np.array([mean.residual for mean in means]),

@@ -53,7 +53,8 @@ class ModelExplanation(ModelMeasurements):
     images : ndarray of shape (C,), int
         Number of images of each class.
     accuracy : ndarray of shape (C,)
-        Share of the images of each class that the network predicts as this class.
+        Share of the images of each class that the network predicts as this class; NaN if images
+        had no labels, and classes are what was predicted.
     influence : Influence
         Influence of the encoding direction of each concept, along which the features change with
         the concept, in arrays of shape (I, C). The centred logit of a class is its logit minus the
@@ -338,7 +339,11 @@ class ModelExplanation(ModelMeasurements):
         details = (
             f"mean logit {self.logits[c]:.2f} = {self.residuals[c]:.2f} with every concept off "
             f"{'+' if total >= 0 else '−'} {abs(total):.2f} by concepts;  "
-            f"{self.accuracy[c]:.0%} of {self.images[c]} images predicted right"
+            + (
+                f"{self.images[c]} images predicted as it"
+                if np.isnan(self.accuracy[c])
+                else f"{self.accuracy[c]:.0%} of {self.images[c]} images predicted right"
+            )
         )
         supporting, opposing = (
             [self._concept_row(c, i) for i in side.tolist()]

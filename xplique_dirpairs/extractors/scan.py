@@ -75,6 +75,8 @@ class Scan:
         Activations of the first M images, where M ≤ N is limited by the memory given to `scan`.
     batch_size : int
         Number of images in a batch.
+    is_labelled : bool
+        Whether labels were given: predicted classes say nothing of the accuracy.
     """
 
     layer: ConceptLayer
@@ -91,6 +93,7 @@ class Scan:
     sample_detections: Array
     kept: Array
     batch_size: int
+    is_labelled: bool = True
     pooled: Array | None = None
     pooled_coefficients: Array | None = None
     _read_again: dict[int, Array] = field(default_factory=dict, init=False, repr=False)
@@ -297,6 +300,7 @@ def scan(
         sample_detections=sample_detections,
         kept=np.asarray(kept),
         batch_size=batch_size,
+        is_labelled=labels is not None,
         **by_image,
     )
 

@@ -417,7 +417,7 @@ def plot_class_importances(
         mean, largest first.
     effects : ndarray of shape (K, I)
         What more of the concept does to the class. Where it is negative, the importance has the
-        sign − and is red instead of blue.
+        sign − and is blue instead of red.
     class_names : sequence of K str
         Names of the classes.
     crops : sequence of I ndarray of shape (k, patch, patch, 3)
@@ -451,7 +451,7 @@ def plot_class_importances(
     relative = values / np.maximum(values.max(axis=1, keepdims=True), 1e-12)
     lowers = effects[:_CLASSES, order] < 0
     signed = np.where(lowers, -relative, relative)
-    ax.imshow(signed, cmap="RdBu", vmin=-1.25, vmax=1.25, aspect="auto")
+    ax.imshow(signed, cmap="RdBu_r", vmin=-1.25, vmax=1.25, aspect="auto")
     for (line, column), value in np.ndenumerate(values):
         color = "white" if relative[line, column] > 0.7 else "black"
         sign = "−" if lowers[line, column] else "+"

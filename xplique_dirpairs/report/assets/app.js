@@ -83,9 +83,15 @@ function keepQuery(part, state) {
 function searchable() {
   const concepts = report.concepts.map((_, i) => ['concept', conceptWords(i), '#/concept/' + i]);
   const classes = report.classes.map((one) => ['class', className(one.id), '#/class/' + one.id]);
-  const images = report.images.map((image, n) => ['image', image.name, '#/image/' + n]);
+  const images = report.images.map((image, n) => ['image', fileFirst(image.name), '#/image/' + n]);
   return [...concepts, ...classes, ...images].map(([kind, text, href]) =>
     ({ kind, text, href, low: text.toLowerCase() }));
+}
+
+/** Returns the name of a file before its folder, so that a short line shows it. */
+function fileFirst(name) {
+  const at = name.lastIndexOf('/');
+  return at < 0 ? name : name.slice(at + 1) + ' \u2013 ' + name.slice(0, at);
 }
 
 let everything = null;

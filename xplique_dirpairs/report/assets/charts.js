@@ -130,9 +130,15 @@ function picture(n, alt, lazy = true) {
   });
 }
 
+/** Returns whether classes are labels: without labels they are what the network predicts. */
+function hasLabels() {
+  return report.classes.some((one) => one.accuracy !== null);
+}
+
 function describeImage(n) {
   const image = report.images[n];
   const predicted = className(image.likeliest[0]);
+  if (!hasLabels()) return 'Image ' + image.name + ', predicted as ' + predicted;
   return 'Image ' + image.name + ', of class ' + className(image.label) +
     (image.likeliest[0] === image.label ? ', predicted correctly' : ', predicted as ' + predicted);
 }

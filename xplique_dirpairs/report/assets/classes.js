@@ -65,7 +65,7 @@ function classPage(main, id) {
     heading(bdi(className(id)), pager('class', placeOfClass(id), ids.length, ids)),
     facts([
       ['images', one.images],
-      ['predicted correctly', percent(one.accuracy)],
+      hasLabels() ? ['predicted correctly', percent(one.accuracy)] : null,
       ['mean logit', fixed(one.logit, 2)],
       ['contributed by concepts', signed(sum)],
       ['without concepts', fixed(one.residual, 2)],
@@ -73,8 +73,8 @@ function classPage(main, id) {
     el('div', { class: 'columns' },
       section('Concepts for this class', list(up, 'None.')),
       section('Concepts against this class', list(down, 'None.'))),
-    one.confusions.map((found) => section(['Concepts that push its images towards ',
-      classLink(found.target)], confusionOf(found))),
+    one.confusions.map((found) => section(['For and against ',
+      classLink(found.target), ' instead of it'], confusionOf(found))),
     one.extractors.length ? section('Concepts of each extractor', extractorsOf(one)) : null,
     section('All concepts', classTable(one)),
     section('Images by the concepts of their prediction', arrangementOf(id) || emptyNote(

@@ -116,7 +116,7 @@ function conceptPage(main, i) {
       el('p', {}, download('Save as CSV', 'concept-' + i + '.csv', 'text/csv',
         () => conceptData(i)))),
     section('Classes that its signal vector points to', pointedClasses(concept)),
-    section('Similar concepts', similarConcepts(concept), nearestConcepts(concept)),
+    section('Nearest concepts', similarConcepts(concept), nearestConcepts(concept)),
     concept.others.length ? section('In other networks', otherNetworks(concept, i)) : null,
     linksToConnectomes(i),
     section('Name', namingOf(i)),

@@ -77,9 +77,9 @@ function imagePage(main, n, query) {
   const asked = query.get('concept');
   add(main, [
     heading(bdi(image.name), pager('image', n, report.images.length)),
-    el('p', {}, 'Class ', classLink(image.label), ', predicted ',
+    hasLabels() ? el('p', {}, 'Class ', classLink(image.label), ', predicted ',
       image.likeliest[0] === image.label ? 'correctly.' : ['as ', classLink(image.likeliest[0]),
-        '.']),
+        '.']) : el('p', {}, 'Predicted as ', classLink(image.likeliest[0]), '.'),
     el('div', { class: 'columns' },
       el('section', { class: 'stage' }, el('h2', {}, 'Where the concepts are'), mapped.box,
         mapChooser(n, mapped, asked === null ? null : Number(asked))),
@@ -125,7 +125,7 @@ function mapChooser(n, mapped, asked) {
       buttons.forEach((button) => button.setAttribute('aria-pressed', 'false'));
       buttons.get(i).setAttribute('aria-pressed', String(on));
       mapped.show(on ? i : null);
-      replaceContent(said, on ? [bdi(conceptName(i)), ' is where the image is bright: ' +
+      replaceContent(said, on ? [bdi(conceptName(i)), ' is where the image has its colour: ' +
         percent(shareOfCells(maps, i)) + ' of it.'] : 'Choose a concept to see where it is.');
     };
     for (const i of there) {

@@ -10,12 +10,13 @@ function overviewPage(main) {
       ['Classes', report.classes.length],
       ['Concepts', report.concepts.length],
       ['Images', report.imagesOfAll],
-      ['Predicted correctly', images ? percent(right / images) : '\u2013'],
+      hasLabels() ? ['Predicted correctly', images ? percent(right / images) : '\u2013'] : null,
     ]),
     el('p', { class: 'lead' },
       'A concept is a direction in the features of one layer that stands for a visual pattern. ',
       'Bars show how much a concept speaks ', el('b', { class: 'for' }, 'for (+)'), ' or ',
-      el('b', { class: 'against' }, 'against (' + MINUS + ')'), ' a class, in logits. ',
+      el('b', { class: 'against' }, 'against (' + MINUS + ')'), ' a class, in logits; shown are ',
+      'the five largest of each class, with one scale for all. ',
       el('a', { href: '#/help' }, 'How to read this')),
     section('What drives each class', filteredCards(report.classes, classCard, (one) =>
       className(one.id), 'classes')),
@@ -61,13 +62,14 @@ function largest(values) {
 }
 
 function classCard(one) {
-  const [up, down] = strongest(one.effects, 3);
-  const most = largest(one.effects);
+  const shown = one.effects.map((_, i) => i).filter((i) => one.effects[i])
+    .sort((i, j) => Math.abs(one.effects[j]) - Math.abs(one.effects[i])).slice(0, 5);
+  const most = largest(report.classes.map((other) => largest(other.effects)));
   return el('article', { class: 'card' },
     el('h3', {}, classLink(one.id)),
-    el('p', { class: 'muted' }, percent(one.accuracy) + ' of ' + count(one.images, 'image') +
-      ' predicted correctly'),
-    [...up, ...down.slice(0, 2)].map((i) => el('div', { class: 'row' },
+    el('p', { class: 'muted' }, hasLabels() ? percent(one.accuracy) + ' of ' +
+      count(one.images, 'image') + ' predicted correctly' : count(one.images, 'image')),
+    shown.map((i) => el('div', { class: 'row' },
       crops(i, 1), conceptLink(i), signedBar(one.effects[i], most))));
 }
 
