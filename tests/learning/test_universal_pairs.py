@@ -66,6 +66,21 @@ def test_shared_concepts_are_one_concept_and_private_ones_are_not(seed):
     assert max(universal[name].condition_number for name in universal) < 10
 
 
+def test_three_thousand_positions_are_enough_to_recognise_sparse_concepts():
+    universal = learn(planted_models(3000, seed=4))
+    assert universal.recipe == "sparse" and len(universal.shared) == 16
+
+
+def test_too_few_positions_to_recognise_sparse_concepts_are_said():
+    data = planted_models(1500, seed=1)
+    with pytest.warns(LearningWarning, match="too few to tell .* compare with recipe='sparse'"):
+        universal = learn(data, n_init=1)
+    assert universal.recipe == "soft"
+    asked = learn(data, recipe="sparse")
+    _, cosine = data.shared_indices(signals(asked))
+    assert (cosine > 0.9).sum() == 16
+
+
 def test_independent_networks_share_no_concept(data):
     universal = learn(data.independent())
     assert len(universal.shared) == 0 and len(universal.concepts) >= 20

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -42,6 +42,9 @@ _LEAST_VARIANCE = 0.5
 #: Largest number of positions that show whether features are sparse, and on which detections are
 #: calibrated.
 _SEARCHED, _CALIBRATED = 20_000, 100_000
+#: Positions for each axis of a network's features below which sparse concepts may not be recognised
+#: [measured: planted ones are not at 78 and below, and are at 94 and above].
+_TO_TELL = 100
 #: Least number of images: half of them must be two.
 _FEWEST_IMAGES = 4
 
@@ -137,8 +140,9 @@ def learn_universal_pairs(
         Number of concepts, shared and private ones of all networks together.
     recipe : str or Recipe, default="default"
         How joint detections are learned, as in `learn_pairs`. "default" is "sparse" for features
-        whose concepts are rare, and present or absent independently of one another. Recipe "sparse"
-        may find fewer concepts than asked for; these are all there are then.
+        whose concepts are rare, and present or absent independently of one another, in every
+        network; to tell, it takes 100 positions for each axis along which the features of a network
+        vary. Recipe "sparse" may find fewer concepts than asked for; these are all there are then.
     grid : (int, int), optional
         Rows and columns of the positions at which networks are compared; features are averaged to
         it, as `align_positions` does. None: the coarsest of their grids.
@@ -166,7 +170,8 @@ def learn_universal_pairs(
     Warns
     -----
     LearningWarning
-        If the joint fit has problems, or fewer concepts are found than asked for.
+        If the joint fit has problems, fewer concepts are found than asked for, or positions are too
+        few for "default" to tell whether concepts are sparse, and another recipe was taken.
     """
     check_integer("number_of_concepts", number_of_concepts)
     check_fraction("at_least", at_least)
@@ -183,9 +188,7 @@ def learn_universal_pairs(
     }
     joined, backward = _joined(list(networks.values()))
     history = None
-    if recipe == "sparse" or (
-        recipe == "default" and follows_the_model(_spread(joined, _SEARCHED), rng)
-    ):
+    if recipe == "sparse" or (recipe == "default" and _are_sparse(networks.values(), rng)):
         amounts = _sparse_amounts(joined, number_of_concepts, rng, backward)
         name = "sparse"
     else:
@@ -199,6 +202,14 @@ def learn_universal_pairs(
         )
         amounts = np.where(pairs.detect(joined) > 0.5, pairs.coefficients(joined), 0.0)
         name = history.recipe
+        enough = _TO_TELL * max(one.whitened.shape[1] for one in networks.values())
+        if recipe == "default" and len(joined) < enough:
+            warn_caller(
+                f"{len(joined)} positions are too few to tell whether concepts are rare and "
+                f"independent: recipe {name!r} was taken. Give {enough} or more, or compare with "
+                "recipe='sparse'",
+                LearningWarning,
+            )
     correlation = np.stack(
         [_held_out(one.whitened, amounts, len(chosen)) for one in networks.values()], axis=1
     )
@@ -247,6 +258,14 @@ class _Network:
 
 
 # ------------------------------------------------------------ joint detections
+
+
+def _are_sparse(networks: Iterable[_Network], rng: np.random.Generator) -> bool:
+    """Return whether the features of each network follow the model of sparse concepts.
+
+    Their own axes are fewer than those of joined features, so that fewer positions show it.
+    """
+    return all(follows_the_model(_spread(one.whitened, _SEARCHED), rng) for one in networks)
 
 
 def _joined(networks: list[_Network]) -> tuple[Array, Array]:
