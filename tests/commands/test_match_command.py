@@ -70,6 +70,16 @@ def test_a_model_is_the_same_as_itself_at_every_position(call, fits):
         assert found["correlation"] == pytest.approx(1, abs=1e-4)
 
 
+def test_other_models_may_be_named_one_by_one(call, fits, place, tmp_path):
+    own, other = fits
+    given = ["--pairs", own / "pairs.npz", "--other", own, "--other", other]
+    models = ["--other-model", place / "m.keras", "--other-model", tmp_path / "larger.keras"]
+    ran = call("match", *given, *models, "--json", prepared=False)
+    assert ran.status == 0, ran.err
+    networks = json.loads(ran.out)["networks"]
+    assert networks == ["m features", "m features (2)", "larger features"]
+
+
 def test_a_report_shows_the_nearest_concepts_of_an_earlier_report(call, fits, larger):
     quickly = ["--concepts", 3, "--no-counterfactuals"]
     ran = call("report", *larger, *quickly, "--output", "other")
@@ -96,6 +106,7 @@ def test_a_report_shows_the_nearest_concepts_of_an_earlier_report(call, fits, la
         (lambda other: (other / "summary.json").unlink(), [], 2, "there is no summary.json beside"),
         (lambda other: other.with_name("larger.keras").unlink(), [], 2, "--other-model FILE"),
         (lambda _: None, ["--other-model", "a", "b"], 2, "one --other-model for each --other"),
+        (lambda _: None, ["--at-least", "0"], 2, "must be above 0 and below 1, not 0"),
         (lambda _: None, ["--max-images", "6"], 2, "compared on 8 or more images, not 6"),
     ],
 )

@@ -54,6 +54,14 @@ def share(text: str) -> float:
     return value
 
 
+def open_share(text: str) -> float:
+    """Parse a share in (0, 1)."""
+    value = float(text)
+    if not 0 < value < 1:
+        raise ArgumentTypeError(f"must be above 0 and below 1, not {text}")
+    return value
+
+
 def strength(text: str) -> float:
     """Parse a finite, positive number."""
     value = float(text)

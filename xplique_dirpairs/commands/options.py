@@ -15,6 +15,7 @@ from xplique_dirpairs.commands.option_values import (
     RECIPES,
     extractor,
     number_of_concepts,
+    open_share,
     share,
     size,
     strength,
@@ -157,6 +158,7 @@ _OTHER = (
         "which then read the same images",
         type=Path,
         nargs="+",
+        action="extend",
         default=[],
         metavar="PLACE",
     ),
@@ -165,6 +167,7 @@ _OTHER = (
         "their models, in the same order, if they are no longer where they were",
         type=Path,
         nargs="+",
+        action="extend",
         metavar="FILE",
     ),
 )
@@ -420,7 +423,7 @@ def match() -> Options:
         _option(
             "--at-least",
             "least correlation of a match (default: 0.3)",
-            type=share,
+            type=open_share,
             default=0.3,
             metavar="R",
         ),
