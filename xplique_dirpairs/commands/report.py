@@ -85,7 +85,7 @@ def run(arguments: argparse.Namespace, console: Console) -> None:
             maximise=arguments.maximise,
             random_state=arguments.seed,
             position=position,
-            connectomes={} if walked is None else {arguments.connectome.stem: walked},
+            connectomes={} if walked is None else {_layers_of(walked): walked},
         )
         pages: list[Path] = []
 
@@ -120,6 +120,11 @@ def run(arguments: argparse.Namespace, console: Console) -> None:
             path.write_text(as_json(summary) + "\n", encoding="utf-8")
     text = f"Open {pages[0]} in a browser" if pages else "The report could not be written"
     console.result(text, summary)
+
+
+def _layers_of(connectome: Connectome) -> str:
+    """Return the name of a connectome: its first and last layer."""
+    return f"{connectome.layers[0].name} to {connectome.layers[-1].name}"
 
 
 def _says_position(arguments: argparse.Namespace, shown: Subject, console: Console) -> bool:

@@ -77,7 +77,9 @@ def save_report(report: Report, path: str | Path, single_file: bool = False) -> 
 def _write_connectomes(report: Report, pages: list[Path], address: str) -> None:
     """Write the pages of connectomes, which lead back to the report's address."""
     for one, page in zip(report.connectomes, pages, strict=True):
-        text = connectome_page(one.connectome, one.name, report=address, report_layer=one.layer)
+        text = connectome_page(
+            one.connectome, f"Connectome: {one.name}", report=address, report_layer=one.layer
+        )
         page.write_text(text, encoding="utf-8")
 
 

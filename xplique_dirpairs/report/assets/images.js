@@ -175,7 +175,7 @@ function contributionsOf(image) {
 
 function diagnosisOf(image) {
   const { picture, width, height, text } = image.diagnosis;
-  return el('figure', { class: 'chart' },
+  return el('figure', { class: 'chart', style: { 'max-width': width + 'px' } },
     el('img', { alt: 'The image at each layer: ' + text, width, height, loading: 'lazy',
       src: pictureUrl(picture) }),
     el('figcaption', {}, 'The image is divided into parts, and each part is given to the class ' +
