@@ -85,6 +85,7 @@ def test_connectomes_can_be_walked_and_lead_back(browser, hostile_pages, form):
         visit.page.locator("#details a").click()
         visit.page.wait_for_selector("main h1 bdi")
         assert visit.page.evaluate("location.hash") == "#/concept/3"
+        visit.load_all_pictures()
         assert visit.wrong == []
 
 
