@@ -206,7 +206,7 @@ def test_a_report_says_what_depends_on_the_place_if_it_is_asked_to(call, place, 
     ran = call("report", *quick, "--position", images=few)
     assert ran.status == 0, ran.err
     assert not written[-1].settings.position
-    assert "it takes 4 images at least" in written[-1].settings.notes[-1]
+    assert "it takes 8 images at least" in written[-1].settings.notes[-1]
 
 
 def test_the_report_of_independent_outputs_has_no_counterfactuals(call, place, tmp_path, written):

@@ -107,6 +107,12 @@ def test_border_share_tells_borders_from_other_places(side, rng):
             assert (share > BORDER_ABOVE) == marks_border, (name, share)
 
 
+def test_maps_below_five_cells_have_no_border_share(rng):
+    for shape in ((4, 4), (3, 9), (9, 4)):
+        statistics = map_statistics(rng.normal(size=(6, *shape, 2)))
+        assert np.isnan(statistics.border_share).all() and np.isfinite(statistics.share).all()
+
+
 def test_border_share_is_what_the_inside_leaves(rng):
     maps = np.broadcast_to(rng.normal(size=(16, 16)), (6, 16, 16))[..., None]
     wanted = 1 - maps[0, 3:-3, 3:-3].var() / maps[0].var()

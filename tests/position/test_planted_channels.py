@@ -116,6 +116,14 @@ def test_scrambled_pixels_are_a_second_control(network):
     found = position_dependence(network, planted_images(32), control="scrambled", wrap=False)
     assert found.rolled_share[[BORDER, RAMP]].min() > 0.9
     assert found.rolled_share[INVARIANT] < 0.05
+    assert found.rolled_share[PADDED] > 0.5  # in noise nothing but its border is left
+    assert found.verdicts.tolist() == list(CHANNELS.values())
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_eight_images_are_enough_for_the_right_verdicts(network, seed):
+    found = position_dependence(network, planted_images(8, seed=seed), wrap=False)
+    assert found.verdicts.tolist() == list(CHANNELS.values())
 
 
 def test_the_pair_of_position_and_no_other_is_called_position():

@@ -75,7 +75,7 @@ def test_a_network_without_padding_has_nothing_to_wrap():
     network = keras.Model(inputs, keras.layers.Conv2D(4, 3)(inputs))
     assert padding_layers(network) == ()
     assert with_wrapped_padding(network) is None
-    found = position_dependence(network, make_images(6, (16, 16, 3)))
+    found = position_dependence(network, make_images(8, (16, 16, 3)))
     assert found.wrapped_edge is None and np.isnan(found.caused_by_padding).all()
     assert found.stride == (1, 1)
 
@@ -83,7 +83,7 @@ def test_a_network_without_padding_has_nothing_to_wrap():
 @pytest.mark.parametrize("name", ["conv_gap", "tall", "tokens", "class_token"])
 def test_concepts_and_channels_of_any_layer_with_maps(name):
     maker, shape, layer = NETWORKS[name]
-    split, images = split_model(maker(shape), layer), make_images(6, shape)
+    split, images = split_model(maker(shape), layer), make_images(8, shape)
     channels = position_dependence(split, images, grid=2)
     concepts = ConceptLayer.of(make_pairs(8, 3), split, concept_names=["a", "b", "c"])
     of_concepts = position_dependence(concepts, images, grid=2)
@@ -137,7 +137,7 @@ def test_the_same_seed_gives_the_same_result():
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"images": spots(3)}, "at least 4 images"),
+        ({"images": spots(7)}, "at least 8 images"),
         ({"grid": 1}, "grid must be an integer of at least 2"),
         ({"margin": -1}, "margin must be an integer"),
         ({"border": ()}, "border must hold at least one width"),
@@ -151,7 +151,7 @@ def test_the_same_seed_gives_the_same_result():
     ],
 )
 def test_arguments_out_of_range_are_refused(wrong, message):
-    arguments = {"images": spots(4)} | wrong
+    arguments = {"images": spots(8)} | wrong
     with pytest.raises(ValueError, match=message):
         position_dependence(small_cnn(), **arguments)
 
@@ -159,9 +159,21 @@ def test_arguments_out_of_range_are_refused(wrong, message):
 def test_a_layer_without_maps_is_refused():
     maker, shape, layer = NETWORKS["vectors"]
     with pytest.raises(ValueError, match="at least 3 × 3 cells"):
-        position_dependence(split_model(maker(shape), layer), make_images(4, shape))
+        position_dependence(split_model(maker(shape), layer), make_images(8, shape))
 
 
 def test_something_without_concepts_is_refused():
     with pytest.raises(TypeError):
-        position_dependence("concepts", spots(4))
+        position_dependence("concepts", spots(8))
+
+
+@pytest.mark.parametrize("side", [3, 4])
+def test_small_maps_do_not_tell_borders_from_other_places_and_sentences_say_so(side):
+    inputs = keras.Input((8 * side, 8 * side, 3))
+    x = keras.layers.AveragePooling2D(8)(inputs)
+    ramp = np.linspace(-1, 1, side, dtype=np.float32)[:, None] + np.zeros((side, side, 1), "f4")
+    network = keras.Model(inputs, keras.layers.Conv2D(1, 1, trainable=False)(x) * 0.01 + ramp)
+    found = position_dependence(network, make_images(8, (8 * side, 8 * side, 3)))
+    assert found.verdicts.tolist() == ["position"] and np.isnan(found.border_share).all()
+    assert f"cannot be told from a map of {side} × {side} cells" in found.sentence(0)
+    assert str(found.table())

@@ -22,6 +22,9 @@ POSITION_ABOVE = 0.5
 #: Border share above which a concept of position is called border. Ramps, valleys and cones
 #: reach 0.7, planted borders are above it: see docs/position.md.
 BORDER_ABOVE = 0.8
+#: Fewest cells along a side of maps from which borders are told: inside narrower ones hardly
+#: anything is left, and even ramps would count as borders.
+BORDER_CELLS = 5
 #: Placed share above which a concept is called modulated.
 MODULATED_ABOVE = 0.2
 #: Share below which a concept counts as free, if all of its shares are below.
@@ -47,7 +50,7 @@ class MapStatistics(NamedTuple):
     share : ndarray of shape (B, I)
         Map share; NaN for a constant map.
     border_share : ndarray of shape (B, I)
-        Border share; NaN where the mean map does not vary.
+        Border share; NaN where the mean map does not vary, or is too small.
     """
 
     share: Array
@@ -63,7 +66,7 @@ def map_statistics(
     N − 1), averaged over the cells; V_b is the variance over the cells of the mean map, less what
     the sampling of N images adds to it, V_w / N, and at least 0. The border share is
     1 − V_inside / V_b, where V_inside is V_b without the cells within r of an edge; r is the
-    largest of `border_widths`.
+    largest of `border_widths`. Maps with fewer than 5 cells along a side have none.
 
     Parameters
     ----------
@@ -85,6 +88,7 @@ def map_statistics(
     weights = np.ones((1, count)) if own else np.asarray(samples, np.float64)
     noise = 1.0 if own else 2.0
     inside = _inside((height, width), border_widths((height, width), border)[-1])
+    tells_borders = min(height, width) >= BORDER_CELLS
     shares, borders = [], []
     cells = height * width
     for part in slices(concepts, chunk_size(cells * max(count, len(weights)))):
@@ -99,6 +103,9 @@ def map_statistics(
         between = _less(mean.var(axis=1), noise * within.mean(axis=1) / count)
         total = between + within.mean(axis=1)
         shares.append(_ratio(between, total, floor))
+        if not tells_borders:
+            borders.append(np.full_like(shares[-1], np.nan))
+            continue
         within_inside = within[:, inside].mean(axis=1)
         between_inside = _less(mean[:, inside].var(axis=1), noise * within_inside / count)
         borders.append(np.maximum(1.0 - _ratio(between_inside, between, floor), 0.0))
@@ -227,10 +234,10 @@ def position_verdicts(
     """Return what each concept is, from its shares: the first of these that holds.
 
     "position": more than half of the variance of its rolled maps is between cells; if what makes it
-    up is at the border, "border". "modulated by position": it answers differently to a patch at
-    different places inside. "modulated by the border": only so where patches touch the edges;
-    "modulated by place" if the inside could not be measured. "free": all shares are below 0.05.
-    "weak": what is left. "unknown": a share that is needed could not be measured, because a
+    up is known to be at the border, "border". "modulated by position": it answers differently to a
+    patch at different places inside. "modulated by the border": only so where patches touch the
+    edges; "modulated by place" if the inside could not be measured. "free": all shares are below
+    0.05. "weak": what is left. "unknown": a share that is needed could not be measured, because a
     concept never varies or does not answer to the patches.
 
     Parameters

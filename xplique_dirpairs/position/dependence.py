@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -43,7 +43,7 @@ from xplique_dirpairs.position.placing import (
 from xplique_dirpairs.position.result import PositionDependence
 
 #: Fewest images, and cells along a side of the maps, from which anything can be measured.
-FEWEST_IMAGES, FEWEST_CELLS = 4, 3
+FEWEST_IMAGES, FEWEST_CELLS = 8, 3
 _CONTROLS = ("rolled", "scrambled")
 #: Number of bootstrap samples of the images, and the ends of the 95 % intervals.
 _SAMPLES, _ENDS = 200, (0.025, 0.975)
@@ -78,7 +78,7 @@ def position_dependence(
         Anything that `ConceptLayer.of` accepts as its only argument; or, for the channels of a
         layer, the network up to this layer: its first half, or a `SplitModel`.
     images : array-like of shape (N, height, width, C)
-        N ≥ 4 images, preprocessed for the network. 100 are enough.
+        N ≥ 8 images, preprocessed for the network. 100 are enough.
     grid : int, default=3
         Number of rows, and of columns, of places for patches.
     margin : int, optional
@@ -89,7 +89,8 @@ def position_dependence(
         Widths of the border in cells of the map.
     control : {"rolled", "scrambled"}, default="rolled"
         How images lose their places. "scrambled": their pixels are permuted, which leaves no seam;
-        for early layers and photographs.
+        for early layers and photographs. A network may answer to such noise at its padding only, so
+        that a concept counts as position or border only if its map share says so as well.
     patch : int, optional
         Side of the patches in pixels. None: a third of the image, or less to leave room inside.
     stride : int, optional
@@ -114,7 +115,7 @@ def position_dependence(
     TypeError
         If ``concepts`` are none of these objects.
     ValueError
-        If images do not fit the network; if there are fewer than 4; if the layer has no maps of at
+        If images do not fit the network; if there are fewer than 8; if the layer has no maps of at
         least 3 × 3 cells; if places do not fit; or if an argument is out of range.
     NotFittedError
         If the extractor is not fitted.
@@ -163,9 +164,7 @@ def position_dependence(
         flat = other.pooled(arms.edge).reshape(len(images), grid**2, -1)
         wrapped_shares = rolled, placed_share(flat, floor=floor)[0][0]
     next(steps, None)
-    of_verdict = ("rolled", "border", "interior", "edge")
-    verdicts = position_verdicts(*(shares[name] for name in of_verdict))
-    repeated = position_verdicts(*(replicates[name] for name in of_verdict))
+    verdicts, repeated = (_verdicts(own, control) for own in (shares, replicates))
     return PositionDependence(
         map_share=shares["map"],
         rolled_share=shares["rolled"],
@@ -283,6 +282,14 @@ class _Trial:
 
 
 # ------------------------------------------------------------ statistics
+
+
+def _verdicts(shares: Mapping[str, Array], control: str) -> Array:
+    """Return the verdicts; what moves with the content of the images as they are is no position."""
+    rolled = shares["rolled"]
+    if control == "scrambled":
+        rolled = np.minimum(rolled, shares["map"])
+    return position_verdicts(rolled, shares["border"], shares["interior"], shares["edge"])
 
 
 def _of_maps(

@@ -39,6 +39,8 @@ _SENTENCES = {
     UNKNOWN: "Whether it depends on the place in the image could not be told: it hardly changes at "
     "all, or does not answer to small parts of the images",
 }
+#: What is added to the sentence of a place where maps are too small to tell borders.
+_TOO_SMALL = "; whether only the border matters cannot be told from a map of {} × {} cells"
 #: Verdicts that are always decided by the rolled share.
 _OF_MAPS = (POSITION, BORDER)
 #: Share of a dependence that the padding has to cause for a sentence to name it.
@@ -71,7 +73,8 @@ class PositionDependence:
         same for all patches.
     border_share : ndarray of shape (I,)
         Share of the variance of the mean rolled map that goes if the cells near the edges are left
-        out: at most three of them, and a fifth of the map's side.
+        out: at most three of them, and a fifth of the map's side. NaN if the maps have fewer than
+        5 cells along a side: borders are not told from other places then.
     border_contrast : ndarray of shape (I, R)
         Mean of the rolled maps within r cells of an edge, less the mean inside, in standard
         deviations of the rolled maps, for each width r in ``border``.
@@ -184,6 +187,8 @@ class PositionDependence:
         """
         (index,) = check_concepts([concept], len(self.verdicts))
         text = _SENTENCES[str(self.verdicts[index])]
+        if self.verdicts[index] == POSITION and np.isnan(self.border_share[index]):
+            text += _TOO_SMALL.format(*self.profile.shape[1:])
         caused = float(self.caused_by_padding[index])
         if caused > _CAUSED:
             text += (

@@ -33,7 +33,7 @@ from xplique_dirpairs.metrics.interpretability import Interpretability
 from xplique_dirpairs.metrics.manipulation import class_probabilities
 from xplique_dirpairs.metrics.registry import METRICS
 from xplique_dirpairs.plots.images import pixel_limits
-from xplique_dirpairs.position.dependence import position_dependence
+from xplique_dirpairs.position.dependence import FEWEST_IMAGES, position_dependence
 from xplique_dirpairs.report.arrangement import arranged_by_class, pointed_classes
 from xplique_dirpairs.report.connectomes import (
     check_diagnoses,
@@ -283,6 +283,10 @@ def _check_parts(
     }
     if counterfactuals is not None and not isinstance(counterfactuals, Sized):
         check_integer("counterfactuals", by_image.pop("counterfactuals"))
+    if settings.position and number_of_images < FEWEST_IMAGES:
+        raise ValueError(
+            f"settings.position takes {FEWEST_IMAGES} or more images, not {number_of_images}"
+        )
     for name, values in by_image.items():
         if values is not None and (isinstance(values, str) or len(values) != number_of_images):
             raise ValueError(
