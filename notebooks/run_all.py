@@ -55,7 +55,9 @@ def run(path: Path, folder: Path) -> str:
 
 def main() -> None:
     """Run the notebooks that are named, or all of them."""
-    names = sorted(path.stem for path in HERE.glob("*.ipynb"))
+    names = sorted(
+        (path.stem for path in HERE.glob("*.ipynb")), key=lambda name: int(name.split("_")[0])
+    )
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"any of {', '.join(names)}")
     parser.add_argument("--output", type=Path, default=HERE.parent / "build" / "notebooks")

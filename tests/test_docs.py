@@ -114,7 +114,7 @@ def test_the_code_on_position_runs():
     (block,) = re.findall(r"<!-- test: position -->\n```python\n(.*?)```\n", text, flags=re.DOTALL)
     maker, shape, layer = NETWORKS["conv_gap"]
     names = {"model": maker(shape), "layer": layer, "pairs": make_pairs(8, 3)}
-    names |= {"images": make_images(6, shape), "print": lambda *shown: None}
+    names |= {"images": make_images(8, shape), "print": lambda *shown: None}
     exec(block, names)
     assert len(names["found"].verdicts) == 3 and len(names["channels"].verdicts) == 8
 

@@ -81,7 +81,9 @@ function conceptsPage(main, query) {
 
 function conceptWords(i) {
   const label = report.concepts[i].label;
-  return conceptName(i) + (label ? ' ' + label.name + ' ' + label.category : '');
+  if (!label) return conceptName(i);
+  const name = conceptName(i).includes(label.name) ? '' : ' ' + label.name;
+  return conceptName(i) + name + ' ' + label.category;
 }
 
 function conceptCard(i) {
