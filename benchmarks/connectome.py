@@ -390,6 +390,14 @@ def scene_tables(arguments) -> list[Table]:
         if name == "published form":
             correlations = test.correlations_with(tuple(-each.scores for each in one.edges))
         else:
+            every = tuple(replace(each, kept=each.p_values <= 0.05) for each in one.edges)
+            found = relations_found(replace(one, edges=every), labels)
+            details.append(
+                f"{name}, no correction for many tests: edges kept "
+                f"{' / '.join(f'{each.kept.mean():.2f}' for each in every)}, recall {found[0]:.2f} "
+                f"({found[4]} of {found[2]}), precision {found[1]:.2f} ({found[5]} of {found[3]} "
+                "excluded)."
+            )
             predicted, true = painted_out(one, labels, VALIDATION_SEED, arguments.held_out)
             details.append(
                 f"{name}: painting labels out, correlation of predicted and true changes of the "
