@@ -65,6 +65,16 @@ def test_tokens_are_arranged_as_squares_without_the_class_token():
         np.testing.assert_array_equal(values, maps)
 
 
+def test_names_that_do_not_fit_are_refused():
+    maps = {"a": np.zeros((2, 4, 4, 1)), "b": np.zeros((2, 4, 4, 1))}
+    with pytest.raises(ValueError, match="extra_tokens: there is no network 'c'"):
+        align_positions(maps, extra_tokens={"c": (0,)})
+    with pytest.raises(TypeError, match="activations must be a mapping"):
+        align_positions(list(maps.values()))
+    with pytest.raises(TypeError, match="names of networks must be str"):
+        align_positions({0: maps["a"], 1: maps["b"]})
+
+
 def test_vectors_have_one_cell():
     rng = np.random.default_rng(0)
     maps, vectors = rng.normal(size=(5, 4, 4, 3)), rng.normal(size=(5, 2))

@@ -200,6 +200,10 @@ def test_activations_that_do_not_fit_are_refused(universal, data, rng):
     quick = UniversalFactorizer(4, steps=2)
     with pytest.raises(ValueError, match="two or more networks"):
         quick.fit({"a": x})
+    with pytest.raises(TypeError, match="activations must be a mapping"):
+        quick.fit(x)
+    with pytest.raises(TypeError, match="activations must be a mapping"):
+        universal.cross_r2([x, x])
     with pytest.raises(ValueError, match="the same images"):
         quick.fit({"a": x, "b": x[:10]})
     with pytest.raises(ValueError, match="b: the activations must not be constant"):

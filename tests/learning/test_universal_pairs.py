@@ -210,6 +210,10 @@ def test_activations_that_do_not_fit_are_refused(universal, data):
         learn_universal_pairs({"a": x}, 4)
     with pytest.raises(ValueError, match="the same images"):
         learn_universal_pairs({"a": x, "b": x[:10]}, 4)
+    with pytest.raises(TypeError, match="activations must be a mapping"):
+        learn_universal_pairs([x, x], 4)
+    with pytest.raises(ValueError, match="b: the activations must not be constant"):
+        learn_universal_pairs({"a": x, "b": np.ones_like(x)}, 4)
     with pytest.raises(ValueError, match="4 or more images"):
         learn_universal_pairs({"a": x[:3], "b": x[:3]}, 4)
     with pytest.raises(ValueError, match="name must be"):

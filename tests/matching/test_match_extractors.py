@@ -321,7 +321,30 @@ def test_too_few_images_and_extractors_that_are_not_fitted_are_refused(oracles, 
         match_extractors(few)
     with pytest.raises(ValueError, match="two or more networks"):
         match_extractors({"a": few["a"]})
-    with pytest.raises(NotFittedError):
+    with pytest.raises(NotFittedError, match="a: this PCAFactorizer is not fitted"):
         match_extractors(few | {"a": (PCAFactorizer(3), few["a"][1])})
-    with pytest.raises(TypeError, match="a must be"):
+    with pytest.raises(TypeError, match="a: the extractor must be"):
         match_extractors(few | {"a": ("nothing", few["a"][1])})
+
+
+def test_what_is_not_given_by_name_is_refused_and_errors_name_the_network(oracles, data):
+    given = {k: (oracles[k], data[k].features) for k in "ab"}
+    for wrong, message in (
+        (list(given.values()), "extractors must be a mapping"),
+        ({0: given["a"], 1: given["b"]}, "names of networks must be str"),
+        (oracles, r"a: give \(concepts, activations\), not only DirectionPairs"),
+    ):
+        with pytest.raises(TypeError, match=message):
+            match_extractors(wrong)
+    with pytest.raises(ValueError, match="b: activations hold NaN"):
+        match_extractors(given | {"b": (oracles["b"], np.nan * data["b"].features)})
+
+
+def test_a_test_that_cannot_reach_its_level_says_so(oracles, data, found):
+    few = {k: (oracles["a"], data["a"].features[:8]) for k in ("one", "other")}
+    assert "Even identical concepts have a p of about 0.043" in str(match_extractors(few))
+    assert "Even identical" in str(matched(oracles, data, permutations=9, cross=False))
+    for fine in (found, matched(oracles, data, permutations=0, cross=False)):
+        assert "Even identical" not in str(fine)
+    with pytest.raises(ValueError, match="one cell only: take null='images'"):
+        matched(oracles, data, null="shifts")

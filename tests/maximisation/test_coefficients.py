@@ -149,3 +149,16 @@ def test_concepts_that_one_network_has_to_itself_have_a_picture_as_well(colors):
     made = maximise_together(layers, [[0, 0], [1, -1], [-1, 1]], **QUICK | {"steps": 2})
     missing = {name: np.isnan(made.pictures[name]).all(axis=(1, 2, 3)).tolist() for name in "ab"}
     assert missing == {"a": [False, False, True], "b": [False, True, False]}
+
+
+def test_what_is_not_given_for_each_network_by_its_name_is_refused(colors):
+    layer = ConceptLayer.of(color_pairs([RED, GREEN]), colors)
+    with pytest.raises(TypeError, match="networks must be a mapping"):
+        maximise_together([layer, layer], [[0, 0]], **QUICK)
+    with pytest.raises(ValueError, match="b: PCAFactorizer does not know the network"):
+        maximise_together({"a": layer, "b": PCAFactorizer(2)}, [[0, 0]], **QUICK)
+    layers = {"a": layer, "b": layer}
+    with pytest.raises(ValueError, match="the range of every network, also of 'b'"):
+        maximise_together(layers, [[0, 0]], values_range={"a": (0, 1)}, **QUICK)
+    with pytest.raises(TypeError, match="image_shape must be a mapping"):
+        maximise_together(layers, [[0, 0]], image_shape=(8, 8, 3), **QUICK)

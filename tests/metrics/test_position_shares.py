@@ -217,3 +217,5 @@ def test_mirror_scores_need_pooled_values():
         mirror_scores(np.zeros((2, 3, 3, 4)), np.zeros((2, 3, 3, 4)))
     with pytest.raises(ValueError, match="must both have shape"):
         mirror_scores(np.zeros((2, 4)), np.zeros((3, 4)))
+    with pytest.raises(ValueError, match="pooled_of_mirrored hold NaN"):
+        mirror_scores(np.zeros((2, 4)), np.full((2, 4), np.nan))

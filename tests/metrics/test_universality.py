@@ -207,3 +207,18 @@ def test_shared_concepts_of_three_models_are_significant_and_the_p_value_is_repr
 def test_wrong_arguments_are_refused(fires, options, message):
     with pytest.raises(ValueError, match=message):
         universality(fires, **options)
+
+
+def test_a_test_without_anything_to_exchange_is_refused():
+    fires = np.random.default_rng(0).random((2, 16, 3)) > 0.5
+    with pytest.raises(ValueError, match="there is only one: give more"):
+        universality(fires, 1)
+    with pytest.raises(ValueError, match="one cell only: take null='images'"):
+        universality(fires, 16, null="shifts")
+    assert np.isnan(universality(fires, 1, permutations=0).p_value).all()
+
+
+@pytest.mark.parametrize("grid", [5, (-2, -2), (2.0, 2), (2, 2, 1)])
+def test_a_grid_that_is_no_rows_and_columns_is_refused(grid):
+    with pytest.raises(ValueError, match="grid must be"):
+        universality(np.zeros((2, 16, 3), bool), 4, grid=grid)

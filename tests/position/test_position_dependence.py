@@ -141,6 +141,7 @@ def test_the_same_seed_gives_the_same_result():
         ({"grid": 1}, "grid must be an integer of at least 2"),
         ({"margin": -1}, "margin must be an integer"),
         ({"border": ()}, "border must hold at least one width"),
+        ({"border": 2}, "border must hold at least one width .* not 2"),
         ({"border": (0,)}, "border must be an integer of at least 1"),
         ({"control": "mirrored"}, "control must be one of"),
         ({"patch": 48}, "patch must be smaller than the images"),
@@ -163,8 +164,8 @@ def test_a_layer_without_maps_is_refused():
 
 
 def test_something_without_concepts_is_refused():
-    with pytest.raises(TypeError):
-        position_dependence("concepts", spots(8))
+    with pytest.raises(TypeError, match="give a SplitModel or a keras"):
+        position_dependence(spots(8), spots(8))
 
 
 @pytest.mark.parametrize("side", [3, 4])

@@ -6,8 +6,9 @@ the form that the package computes with. Internal functions do not check their a
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TypeAlias
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -105,12 +106,14 @@ def check_inputs(images: ArrayLike) -> Array:
     return array
 
 
-def check_activations(activations: ArrayLike) -> Array:
+def check_activations(activations: ArrayLike, name: str = "activations") -> Array:
     """Return activations as float32 of shape (N, *spatial, D).
 
     Parameters
     ----------
     activations : array-like of shape (N, T, H, W, D), (N, H, W, D), (N, T, D) or (N, D)
+    name : str, default="activations"
+        What they are called in error messages.
 
     Returns
     -------
@@ -121,17 +124,17 @@ def check_activations(activations: ArrayLike) -> Array:
     ValueError
         If there are no activations, the rank is wrong, or a value is not finite.
     """
-    array = as_activations(activations)
-    check_finite("activations", array)
+    array = as_activations(activations, name)
+    check_finite(name, array)
     return array
 
 
-def as_activations(activations: ArrayLike) -> Array:
+def as_activations(activations: ArrayLike, name: str = "activations") -> Array:
     """Return activations as float32 of shape (N, *spatial, D); values are not checked."""
-    array = _as_array("activations", activations, _STREAM)
+    array = _as_array(name, activations, _STREAM)
     if array.ndim not in (2, 3, 4, 5):
         raise ValueError(
-            "activations must be numeric with shape (N, T, H, W, D), (N, H, W, D), (N, T, D) or "
+            f"{name} must be numeric with shape (N, T, H, W, D), (N, H, W, D), (N, T, D) or "
             f"(N, D), not {array.dtype} {array.shape}"
         )
     if array.size == 0:
@@ -301,6 +304,36 @@ def check_fraction(name: str, value: float) -> None:
     """Raise a ValueError unless a value lies strictly between 0 and 1."""
     if not 0.0 < value < 1.0:
         raise ValueError(f"{name} must lie between 0 and 1, not {value!r}")
+
+
+def check_grid(grid: tuple[int, int]) -> None:
+    """Raise a ValueError unless a grid is (rows, columns), integers of at least 1."""
+    if np.shape(grid) != (2,):
+        raise ValueError(f"grid must be (rows, columns), not {grid!r}")
+    for length in grid:
+        check_integer("rows and columns of the grid", length)
+
+
+def check_named(name: str, values: Mapping[str, Any], wanted: str) -> None:
+    """Raise a TypeError unless values are given by the names of networks, in a mapping.
+
+    ``wanted`` says what the value of each network is, such as "activations".
+    """
+    example = f'{{"first network": {wanted}, "second network": {wanted}}}'
+    if not isinstance(values, Mapping):
+        raise TypeError(f"{name} must be a mapping, {example}, not {type(values).__name__}")
+    for one in values:
+        if not isinstance(one, str):
+            raise TypeError(f"{name}: names of networks must be str, as in {example}, not {one!r}")
+
+
+@contextmanager
+def errors_of(name: str) -> Iterator[None]:
+    """Put the name of a network in front of the messages of errors in its concepts or features."""
+    try:
+        yield
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"{name}: {error}") from error
 
 
 def check_type(

@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike
 
 from xplique_dirpairs.core.geometry import coverage_matrix
 from xplique_dirpairs.core.types import Array
-from xplique_dirpairs.core.validation import check_activations, check_integer
+from xplique_dirpairs.core.validation import check_activations, check_grid, check_named
 from xplique_dirpairs.data.images import without_extra_tokens
 
 #: Rows and columns of a grid.
@@ -48,11 +48,18 @@ def align_positions(
 
     Raises
     ------
+    TypeError
+        If activations are not given by name.
     ValueError
         If the numbers of images differ, tokens form no square, or the grid is finer than that of a
         network.
     """
     extra = extra_tokens or {}
+    check_named("activations", activations, "activations")
+    check_named("extra_tokens", extra, "(0,)")
+    unknown = sorted(set(extra) - set(activations))
+    if unknown:
+        raise ValueError(f"extra_tokens: there is no network {unknown[0]!r}")
     maps = {name: as_maps(values, name, extra.get(name)) for name, values in activations.items()}
     check_same_images(maps)
     wanted = common_grid({name: one.shape[1:3] for name, one in maps.items()}, grid)
@@ -69,7 +76,7 @@ def as_maps(
     ValueError
         If tokens form no square, activations are those of videos, or a value is not finite.
     """
-    values = check_activations(activations)
+    values = check_activations(activations, f"{name}: activations")
     if values.ndim == 2:
         return values[:, None, None, :]
     if values.ndim == 4:
@@ -111,6 +118,7 @@ def maps_of_same_images(activations: Mapping[str, ArrayLike]) -> dict[str, Array
         If there are fewer than two networks, the numbers of images differ, tokens form no square,
         or a value is not finite.
     """
+    check_named("activations", activations, "activations")
     maps = {name: as_maps(values, name) for name, values in activations.items()}
     check_same_images(maps)
     return maps
@@ -140,10 +148,7 @@ def common_grid(grids: Mapping[str, Grid], wanted: Grid | None = None) -> Grid:
     )
     if wanted is None:
         return coarsest
-    if np.shape(wanted) != (2,):
-        raise ValueError(f"grid must be (rows, columns), not {wanted!r}")
-    for length in wanted:
-        check_integer("rows and columns of the grid", length)
+    check_grid(wanted)
     for name, (rows, columns) in grids.items():
         if wanted[0] > rows or wanted[1] > columns:
             raise ValueError(

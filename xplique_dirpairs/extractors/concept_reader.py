@@ -39,10 +39,8 @@ class ConceptReader:
     extra_tokens: tuple[int, ...] | None = None
 
     @classmethod
-    def of(cls, fitted: Any, name: str = "the extractor") -> ConceptReader:
+    def of(cls, fitted: Any) -> ConceptReader:
         """Return the reader of a `ConceptLayer` or of any fitted concepts.
-
-        ``name`` is the name of the object in error messages.
 
         Raises
         ------
@@ -60,7 +58,7 @@ class ConceptReader:
                 fitted.concept_names,
                 fitted.split.extra_tokens,
             )
-        extractor = as_extractor(fitted, name)
+        extractor = as_extractor(fitted)
         concepts = fitted_concepts(extractor, affine=False)
         split = split_of(extractor)
         return cls(

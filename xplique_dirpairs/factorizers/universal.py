@@ -22,6 +22,7 @@ from xplique_dirpairs.core.types import Array
 from xplique_dirpairs.core.validation import (
     check_choice,
     check_integer,
+    check_named,
     check_number,
     check_random_state,
 )
@@ -427,6 +428,7 @@ class UniversalFactorizer:
     def _given(self, activations: Mapping[str, ArrayLike]) -> dict[str, Array]:
         """Return the maps of all networks, in the order of `fit`."""
         self._check_is_fitted()
+        check_named("activations", activations, "activations")
         if set(activations) != set(self.names_):
             raise ValueError(
                 f"activations must be of the networks {list(self.names_)}, not {list(activations)}"

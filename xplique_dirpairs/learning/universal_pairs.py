@@ -20,6 +20,7 @@ from xplique_dirpairs.core.validation import (
     check_fraction,
     check_integer,
     check_random_state,
+    errors_of,
 )
 from xplique_dirpairs.data.alignment import (
     Grid,
@@ -182,10 +183,10 @@ def learn_universal_pairs(
         raise ValueError(f"there must be {_FEWEST_IMAGES} or more images, not {images}")
     wanted = common_grid({name: one.shape[1:3] for name, one in maps.items()}, grid)
     chosen = sampled_images(maps, wanted, rng)
-    networks = {
-        name: _Network.of(to_grid(one[chosen], wanted), number_of_concepts)
-        for name, one in maps.items()
-    }
+    networks = {}
+    for name, one in maps.items():
+        with errors_of(name):
+            networks[name] = _Network.of(to_grid(one[chosen], wanted), number_of_concepts)
     joined, backward = _joined(list(networks.values()))
     history = None
     if recipe == "sparse" or (recipe == "default" and _are_sparse(networks.values(), rng)):

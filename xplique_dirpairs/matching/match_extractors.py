@@ -17,9 +17,11 @@ from xplique_dirpairs.core.validation import (
     check_choice,
     check_fraction,
     check_integer,
+    check_named,
     check_number,
     check_random_state,
     check_seed,
+    errors_of,
 )
 from xplique_dirpairs.data.alignment import Grid, check_same_images, common_grid
 from xplique_dirpairs.extractors.concept_reader import ConceptReader
@@ -29,6 +31,8 @@ from xplique_dirpairs.metrics.cross_reconstruction import Moments, ridge_r2
 from xplique_dirpairs.metrics.universality import (
     NULLS,
     FiringCounts,
+    check_null,
+    least_p_value,
     phi_of_counts,
     phi_p_values,
     tested_images,
@@ -100,7 +104,7 @@ def match_extractors(
     Raises
     ------
     TypeError
-        If an object holds no concepts.
+        If they are not given by name, or an object holds no concepts.
     ValueError
         If there are fewer than two networks or eight images, the activations are not of the same
         images or not of the channels of the concepts, or an argument is out of range.
@@ -114,13 +118,23 @@ def match_extractors(
     check_integer("permutations", permutations, 0)
     if threshold is not None:
         check_number("threshold", threshold, minimum=0.0)
-    readers = {name: ConceptReader.of(one, name) for name, (one, _) in extractors.items()}
+    check_named("extractors", extractors, "(concepts, activations)")
+    readers = {}
+    for name, given in extractors.items():
+        if not isinstance(given, (tuple, list)) or len(given) != 2:
+            raise TypeError(
+                f"{name}: give (concepts, activations), not only {type(given).__name__}"
+            )
+        with errors_of(name):
+            readers[name] = ConceptReader.of(given[0])
     maps = {name: maps_of(readers[name], x, name) for name, (_, x) in extractors.items()}
     check_same_images(maps)
     images = len(next(iter(maps.values())))
     if images < LEAST_IMAGES:
         raise ValueError(f"there must be {LEAST_IMAGES} or more images, not {images}")
     wanted = common_grid({name: one.shape[1:3] for name, one in maps.items()}, grid)
+    measured = images - images // 2
+    check_null(null, measured, wanted)
     claimed = (
         None
         if concepts is None
@@ -171,6 +185,7 @@ def match_extractors(
         grid=wanted,
         images=(len(found_in), len(parts[2])),
         two_ended=tuple(two_ended),
+        least_p=least_p_value(permutations, null, measured, wanted),
     )
     return result.in_order()
 

@@ -18,6 +18,9 @@ from xplique_dirpairs.metrics.universality import Universality
 from xplique_dirpairs.plots.layout import plain
 from xplique_dirpairs.plots.matching import plot_matches
 
+#: Share of the significance level up to which smallest p-values leave room for chance.
+_ATTAINABLE = 0.8
+
 
 @dataclass(frozen=True, eq=False)
 class PairScores:
@@ -105,6 +108,9 @@ class Matches:
         Number of images that matches were found on, and that they were measured on.
     two_ended : tuple of M bool
         Whether the coefficients of each network have two ends, so that their sign is free.
+    least_p : float
+        About the smallest p-value that the test can give, that of identical concepts. NaN without a
+        test.
     level : float
         Significance level of `holds`.
     """
@@ -122,6 +128,7 @@ class Matches:
     grid: tuple[int, int]
     images: tuple[int, int]
     two_ended: tuple[bool, ...]
+    least_p: float
     level: float = 0.05
 
     def __len__(self) -> int:
@@ -336,6 +343,11 @@ class Matches:
             f"{self.grid[0]} × {self.grid[1]} positions; all figures are of {measured} other "
             "images. Entropy does not see where concepts fire: read φ.",
         ]
+        if self.least_p > _ATTAINABLE * self.level:
+            notes.append(
+                f"Even identical concepts have a p of about {self.least_p:.2g} with so few images "
+                "or permutations: hardly a match can hold. Give more."
+            )
         if len(self) > at_most:
             notes.insert(0, f"The first {at_most} of {len(self)} matches.")
         return notes

@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike
 from xplique_dirpairs.core.claims import check_claims
 from xplique_dirpairs.core.linear_algebra import UNMATCHED
 from xplique_dirpairs.core.types import Array
+from xplique_dirpairs.core.validation import check_named, errors_of
 from xplique_dirpairs.extractors.concept_layer import ConceptLayer
 from xplique_dirpairs.maximisation.maximise import MaximisationSettings, maximise
 from xplique_dirpairs.plots.matching import plot_shared_pictures
@@ -105,7 +106,16 @@ def maximise_together(
     TypeError, ValueError
         As for `maximise`; and if ``concepts`` does not have a column for each network.
     """
-    layers = {name: ConceptLayer.of(one) for name, one in networks.items()}
+    check_named("networks", networks, "concepts")
+    layers = {}
+    for name, one in networks.items():
+        with errors_of(name):
+            layers[name] = ConceptLayer.of(one)
+    if image_shape is not None:
+        check_named("image_shape", image_shape, "(height, width, channels)")
+    if isinstance(values_range, Mapping) and set(layers) - set(values_range):
+        missing = next(name for name in layers if name not in values_range)
+        raise ValueError(f"values_range must have the range of every network, also of {missing!r}")
     groups = check_claims(concepts, [one.number_of_concepts for one in layers.values()], least=1)
     if not len(groups):
         raise ValueError("concepts has no rows: no concept is claimed to be the same")

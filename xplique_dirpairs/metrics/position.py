@@ -16,6 +16,7 @@ from numpy.typing import ArrayLike
 
 from xplique_dirpairs.core.batching import chunk_size, slices
 from xplique_dirpairs.core.types import Array
+from xplique_dirpairs.core.validation import check_finite
 
 #: Share of a rolled map's variance above which a concept is called position (or border).
 POSITION_ABOVE = 0.5
@@ -293,7 +294,7 @@ def mirror_scores(
     Raises
     ------
     ValueError
-        If the two arrays do not have one shape (N, I).
+        If the two arrays do not have one shape (N, I), or are not finite.
     """
     one, other = np.asarray(pooled, np.float64), np.asarray(pooled_of_mirrored, np.float64)
     if one.ndim != 2 or one.shape != other.shape or not one.size:
@@ -301,6 +302,8 @@ def mirror_scores(
             "pooled and pooled_of_mirrored must both have shape (N, I), averaged over positions, "
             f"not {one.shape} and {other.shape}"
         )
+    for name, values in (("pooled", one), ("pooled_of_mirrored", other)):
+        check_finite(name, values)
     difference = one - other
     return np.asarray((difference if signed else np.abs(difference)).mean(axis=0))
 

@@ -7,6 +7,7 @@ concept u of every model is claimed to be the same.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from itertools import combinations
 
@@ -17,6 +18,7 @@ from xplique_dirpairs.core.batching import slices
 from xplique_dirpairs.core.types import Array
 from xplique_dirpairs.core.validation import (
     check_choice,
+    check_grid,
     check_integer,
     check_random_state,
 )
@@ -147,7 +149,8 @@ def universality(
     ------
     ValueError
         If ``fires`` is not boolean or has another shape; if the positions are not equally many in
-        all images; or if an argument is out of range.
+        all images; if there is nothing to exchange, one image or maps of one cell; or if an
+        argument is out of range.
     """
     firings = np.asarray(fires)
     if firings.ndim != 3 or len(firings) < 2 or firings.dtype != bool or not firings.shape[1]:
@@ -166,6 +169,7 @@ def universality(
             "not"
         )
     shape = (1, positions // images) if grid is None else grid
+    check_grid(shape)
     if shape[0] * shape[1] * images != positions:
         raise ValueError(
             f"grid must have the {positions // images} positions of an image, not {grid!r}"
@@ -175,11 +179,37 @@ def universality(
         counts.add(firings[:, part])
     if not permutations:
         return counts.universality()
+    check_null(null, images, shape)
     by_image = firings.reshape(len(firings), images, *shape, -1)
     by_image = by_image[:, tested_images(images)]
     return counts.universality(
         phi_p_values(by_image, counts.present, permutations, null, random_state)
     )
+
+
+def check_null(null: str, images: int, grid: tuple[int, int]) -> None:
+    """Raise a ValueError if there is nothing that permutations could exchange."""
+    if null == "images" and images < 2:
+        raise ValueError(
+            "null='images' exchanges images, but there is only one: give more, or null='shifts'"
+        )
+    if null == "shifts" and grid[0] * grid[1] < 2:
+        raise ValueError(
+            "null='shifts' shifts maps, but these have one cell only: take null='images'"
+        )
+
+
+def least_p_value(permutations: int, null: str, images: int, grid: tuple[int, int]) -> float:
+    """Return the expected p-value of identical concepts, which no other is much below.
+
+    A draw may be no other than what was observed: one of N! orders of N images, or the shifts by 0
+    of all maps.
+    """
+    if not permutations:
+        return float("nan")
+    cells = grid[0] * grid[1]
+    log_number = math.lgamma(images + 1) if null == "images" else images * math.log(cells)
+    return (1 + permutations * math.exp(-log_number)) / (1 + permutations)
 
 
 def tested_images(images: int) -> Array:

@@ -222,7 +222,12 @@ def _reading_of(concepts: Any, batch_size: int) -> _Reading:
         outputs = getattr(concepts, "outputs", None)
         extra = find_extra_tokens(concepts, outputs[0]) if outputs else None
         return _Reading(concepts, None, extra, None, batch_size)
-    layer = ConceptLayer.of(concepts)
+    try:
+        layer = ConceptLayer.of(concepts)
+    except TypeError as error:
+        raise TypeError(
+            f"{error}; for the channels of a layer, give a SplitModel or a keras.Model up to it"
+        ) from error
     model, extra = layer.split.input_to_latent_model, layer.split.extra_tokens
     return _Reading(model, layer.coefficients, extra, layer.concept_names, batch_size)
 
@@ -332,7 +337,9 @@ def _check_arguments(
                     f"{name} must be smaller than the images, {images.shape[1]} × "
                     f"{images.shape[2]} pixels, not {value}"
                 )
-    if not len(border):
-        raise ValueError("border must hold at least one width in cells, such as (1, 2, 3)")
+    if np.ndim(border) != 1 or not len(border):
+        raise ValueError(
+            f"border must hold at least one width in cells, such as (1, 2, 3), not {border!r}"
+        )
     for width in border:
         check_integer("border", width)
