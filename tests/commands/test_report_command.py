@@ -145,7 +145,7 @@ def test_names_beside_the_pairs_are_read_until_other_pairs_are_learned(call, wri
     assert call("report", *given, "--no-counterfactuals").status == 0
     assert written[-1].concepts.concept_names == ("0", "wheel")
     ran = call("correct", *given, "--suppress", 1)
-    assert ran.status == 0 and "suppress concepts wheel" in ran.err
+    assert ran.status == 0 and "suppress concept wheel" in ran.err
     assert call("fit", "--concepts", 2).status == 0
     assert names.exists()  # the same pairs were learned again
     ran = call("fit", "--concepts", 3)
