@@ -119,6 +119,10 @@ def test_thresholds_give_concepts_one_rate_of_firing():
     assert (firing_thresholds(-np.abs(u), 0.1) == 0).all()
     clusters = np.eye(3, dtype=np.float32)[[0, 0, 1, 0, 2]]
     np.testing.assert_array_equal(clusters > firing_thresholds(clusters, 0.1), clusters == 1)
+    # shares of clusters in cells: four of 100 are larger than the 20 equal ones below, or nine are
+    for larger, fires in ((4, 24), (9, 9)):
+        shares = np.repeat([0.0, 3 / 9, 4 / 9], [80 - larger, 20, larger])[:, None]
+        assert (shares > firing_thresholds(shares, 0.1)).sum() == fires
 
 
 @pytest.mark.parametrize("name", ["conv_gap", "tokens", "vectors"])

@@ -77,8 +77,8 @@ def match_extractors(
         their grids. Concepts are read on the grid of their own network and then averaged.
     rate : float, default=0.05
         Share of the positions at which a concept without detector fires, in (0, 1): at those of
-        its largest positive coefficients; at more of them where more are equal to the largest one,
-        as of the clusters of K-Means. Direction pairs fire where they are detected.
+        its largest positive coefficients; at more where many are equal, as of the clusters of
+        K-Means. Direction pairs fire where they are detected.
     threshold : float, optional
         Coefficient, at least 0, above which a concept without detector fires, in place of ``rate``:
         how often a concept fires in each network then tells something. It suits sparse codes of

@@ -18,7 +18,7 @@ from xplique_dirpairs.core.batching import as_positions
 from xplique_dirpairs.core.types import Array
 from xplique_dirpairs.metrics.registry import Summary, ratio_of_means, summary
 
-#: Coefficients that differ by this share of the largest one are equal to it, up to rounding.
+#: Coefficients that differ by this share are equal, up to rounding.
 _EQUAL = 1e-6
 
 
@@ -179,16 +179,17 @@ def firing_thresholds(coefficients: ArrayLike, rate: float) -> Array:
         Coefficients of I concepts at positions of images.
     rate : float
         Share of the positions where a concept fires, in (0, 1); fewer if fewer of its coefficients
-        are positive. Where more of them than this share are equal to the largest one, as of the
-        clusters of K-Means, the concept fires at all of these.
+        are positive. Where many coefficients are equal, as of the clusters of K-Means, so that only
+        less than half of this share is larger than them, the concept fires at the equal ones, too.
 
     Returns
     -------
     thresholds : ndarray of shape (I,)
     """
     u = as_positions(np.asarray(coefficients))
-    below = (1.0 - _EQUAL) * u.max(axis=0)
-    return np.asarray(np.maximum(np.minimum(np.quantile(u, 1.0 - rate, axis=0), below), 0.0))
+    limits = np.quantile(u, 1.0 - rate, axis=0)
+    many_equal = (u > limits).mean(axis=0) < rate / 2
+    return np.asarray(np.maximum(np.where(many_equal, (1.0 - _EQUAL) * limits, limits), 0.0))
 
 
 def _ratio(above: Array, below: Array) -> Array:
