@@ -278,6 +278,7 @@ def test_planted_dictionaries_are_measured_once_for_every_method(planted, tmp_pa
     assert str(planted(*words)[0]) == str(first)
 
 
+@pytest.mark.slow
 def test_direction_pairs_and_nmf_are_scored_on_planted_dictionaries(planted):
     table, _, failed = planted("--methods", "direction pairs", "NMF")
     rows = cells(table)

@@ -184,6 +184,7 @@ def test_fit_takes_videos(call, tmp_path):
     assert "3 concepts of layer features" in out and (tmp_path / "made" / "pairs.npz").exists()
 
 
+@pytest.mark.slow
 def test_compare_takes_videos(call, tmp_path):
     status, _, err = call("compare", "--extractors", "pairs", "K-Means", "--concepts", "3",
                           "--output", "compared")  # fmt: skip

@@ -96,7 +96,6 @@ def test_best_crops_are_the_best_of_each_image_first_and_have_the_concept():
     assert best_crops(values, 2, 10).tolist() == [3, 1, 5]  # 5 is the second one of its image
     assert best_crops(values, 2, 2).tolist() == [3, 1]
     assert best_crops(values, 1, 10).tolist() == [3, 5, 1]
-    assert best_crops(values, 2, 2).tolist() == [3, 5]
     assert best_crops(np.zeros(6), 2, 2).size == 0
 
 
