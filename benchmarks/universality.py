@@ -5,8 +5,9 @@
     python benchmarks/universality.py --cost              # seconds and memory
 
 Planted networks are those of `datasets.planted_models`: two networks of 24 and 32 channels, 16
-shared and 4 private concepts each, 6,000 positions. Every method is fitted to each network by
-itself, with the true number of concepts, and matched by `match_extractors`. Columns:
+shared and 4 private concepts each, 6,000 positions. Every method but USAE, whose indices are not
+used here, is fitted to each network by itself, with the true number of concepts; all are matched by
+`match_extractors`. Columns:
 
     recovered   shared concepts that a concept of *each* network reads with |r| > .8
     matched     of these, those whose two concepts are a match that holds
@@ -40,6 +41,7 @@ import time
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -56,31 +58,39 @@ from xplique_dirpairs.matching.match_extractors import match_extractors
 from xplique_dirpairs.matching.match_result import Matches
 from xplique_dirpairs.metrics.universality import phi_of_counts, universality
 
-Fit = Callable[[int, NDArray, int], Any]
+#: From planted networks and a seed to the extractor of each network.
+Fit = Callable[[PlantedModels, int], dict[str, Any]]
 #: Least |correlation| of a concept with the shared one that it has recovered.
 RECOVERED = 0.8
 
 
-def _pairs(concepts: int, features: NDArray, seed: int) -> DirectionPairsFactorizer:
-    factorizer = DirectionPairsFactorizer(concepts, random_state=seed, verbose=0)
-    factorizer.fit(features)
-    return factorizer
+def _each(make: Callable[..., Any]) -> Fit:
+    """Return a fit of each network by itself, with its true number of concepts."""
 
-
-def _decomposition(kind: type) -> Fit:
-    def fit(concepts: int, features: NDArray, seed: int) -> Any:
-        factorizer = kind(concepts, random_state=seed)
-        factorizer.fit(features)
-        return factorizer
+    def fit(data: PlantedModels, seed: int) -> dict[str, Any]:
+        extractors = {
+            name: make(len(model.atoms), random_state=seed) for name, model in data.models.items()
+        }
+        for name, extractor in extractors.items():
+            extractor.fit(data[name].features)
+        return extractors
 
     return fit
 
 
+def _universal(data: PlantedModels, seed: int) -> dict[str, Any]:
+    universal = UniversalFactorizer(32, k=4, random_state=seed)
+    universal.fit(data.activations)
+    return {name: universal[name] for name in data.models}
+
+
+_PAIRS = _each(partial(DirectionPairsFactorizer, verbose=0))
 METHODS: dict[str, tuple[Fit, str]] = {
-    "pairs": (_pairs, "coefficients"),
-    "pairs, by detections": (_pairs, "detections"),
-    "PCA": (_decomposition(PCAFactorizer), "coefficients"),
-    "FastICA": (_decomposition(FastICAFactorizer), "coefficients"),
+    "pairs": (_PAIRS, "coefficients"),
+    "pairs, by detections": (_PAIRS, "detections"),
+    "PCA": (_each(PCAFactorizer), "coefficients"),
+    "FastICA": (_each(FastICAFactorizer), "coefficients"),
+    "USAE": (_universal, "coefficients"),
 }
 
 
@@ -135,10 +145,7 @@ def planted(seeds: int, methods: list[str]) -> None:
         for name in methods:
             fit = METHODS[name][0]
             if fit not in fitted:
-                fitted[fit] = {
-                    k: fit(len(model.atoms), model.features, seed)
-                    for k, model in data.models.items()
-                }
+                fitted[fit] = fit(data, seed)
             rows.append(planted_row(name, fitted[fit], data))
         print(f"seed {seed}\n{Table(headers, rows)}\n", flush=True)
 
@@ -185,10 +192,7 @@ def _universal_pairs(data: PlantedModels, seed: int) -> Together:
 
 
 def _matched_pairs(data: PlantedModels, seed: int) -> Together:
-    pairs = {
-        name: _pairs(len(model.atoms), model.features, seed).pairs_
-        for name, model in data.models.items()
-    }
+    pairs = {name: fitted.pairs_ for name, fitted in _PAIRS(data, seed).items()}
     found = match_extractors({k: (pairs[k], data[k].features) for k in pairs})
     columns = [list(one) for one in found.concepts.T]
     for m, name in enumerate(pairs):

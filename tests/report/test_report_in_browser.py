@@ -318,8 +318,10 @@ def test_arrow_keys_turn_pages_and_focus_moves_to_the_heading(browser, plain_pag
         visit.go("/concept/3")
         visit.page.keyboard.press("ArrowRight")
         visit.page.wait_for_function("() => location.hash === '#/concept/4'")
+        visit.wait_for_heading("concept 4")  # until then the keys turn the page before
         visit.page.keyboard.press("ArrowLeft")
         visit.page.wait_for_function("() => location.hash === '#/concept/3'")
+        visit.wait_for_heading("concept 3")
         assert visit.page.evaluate("document.activeElement.tagName") == "H1"
         current = visit.page.locator("nav [aria-current=page]")
         assert current.all_inner_texts() == ["Concepts"]

@@ -14,6 +14,8 @@ from xplique_dirpairs.pairs import WELL_CONDITIONED, DirectionPairs
 _DEAD = 0.02
 #: Two concepts whose detections overlap by more than this IoU count as duplicates.
 _DUPLICATE = 0.8
+#: Number of concepts, or of pairs of them, that a problem lists.
+_LISTED = 20
 
 #: Detections per learned axis below which a sharp detector overfits its positions [measured: the
 #: IoU on new data is .97 with 20 detections per axis, .91 with 11, .87 with 6].
@@ -123,7 +125,7 @@ class History:
         if self.dead:
             messages.append(f"hardly ever detected: {_named(self.dead)}; fewer may be enough")
         if self.duplicates:
-            pairs = ", ".join(f"{i} and {j}" for i, j in self.duplicates)
+            pairs = _listed([f"{i} and {j}" for i, j in self.duplicates])
             messages.append(f"detected at the same positions: concepts {pairs}")
         if self.surplus:
             messages.append(
@@ -267,4 +269,10 @@ def share_of_returns(filters: Array, best: int, covariance: Array) -> Array:
 def _named(concepts: Iterable[int]) -> str:
     """Return concepts by their numbers, as text."""
     numbers = [str(int(i)) for i in concepts]
-    return f"concept{'s' if len(numbers) > 1 else ''} {', '.join(numbers)}"
+    return f"concept{'s' if len(numbers) > 1 else ''} {_listed(numbers)}"
+
+
+def _listed(texts: list[str]) -> str:
+    """Return texts in a list that says how many more there are."""
+    more = len(texts) - _LISTED
+    return ", ".join(texts[:_LISTED]) + (f" and {more} more" if more > 0 else "")

@@ -6,10 +6,13 @@ function signedBar(value, most, digits = 2) {
   const side = value >= 0 ? 'for' : 'against';
   // Large numbers have fewer digits after the point, so that they fit beside the bar.
   const whole = Math.floor(Math.log10(Math.abs(value) || 1));
+  // Where all values are small, they have one more.
+  const more = most > 0 && most < 0.1 ? 1 : 0;
+  const shown = Math.max(0, Math.min(digits, 3 - whole)) + more;
   return el('span', { class: 'signed' },
     el('span', { class: 'track', 'aria-hidden': 'true' },
       el('span', { class: 'fill ' + side, style: { width: 50 * share + '%' } })),
-    el('span', { class: 'number' }, signed(value, Math.max(0, Math.min(digits, 3 - whole)))));
+    el('span', { class: 'number' }, signed(value, shown)));
 }
 
 /** Returns a share of 1 as a percentage with a bar. */

@@ -203,8 +203,9 @@ function changeOf(image) {
     moved.length ? el('ul', {}, moved) : null,
     moved.length ? el('p', { class: 'muted' }, 'The numbers are coefficients, means over the ' +
       'image. ' + (found ? 'This is the smallest change found. ' : '') + 'It changes the features by ' +
-      percent(change.changed) + '; their distance is then at the ' + ordinal(change.percentile) +
-      ' percentile of the training images\u2019 distances. ',
+      percent(change.changed) + '; their distance is then ' + (Math.round(change.percentile) === 0
+      ? 'below the training images\u2019 distances. ' : 'at the ' + ordinal(change.percentile) +
+      ' percentile of the training images\u2019 distances. '),
     el('a', { href: '#/help' }, 'How to read this')) : null,
   ];
 }

@@ -97,7 +97,8 @@ function matrix() {
   function fill(which) {
     const [title, what, values] = SHOWN[which];
     const most = Math.max(...report.classes.map((one) => largest(values(one)))) || 1;
-    const caption = title + ': ' + what + (which === 'influence'
+    const caption = title + ': ' + what + '; the strongest colour is ' + fixed(most, 2) +
+      (which === 'influence'
       ? '. \u25cf significant, \u2013 not tested, no mark: not significant' : '');
     const head = el('tr', {}, el('th', { scope: 'col' }, 'class'), report.concepts.map((_, i) =>
       el('th', { scope: 'col' }, el('a', { href: '#/concept/' + i, title: conceptName(i),
