@@ -116,13 +116,16 @@ def test_commands_print_no_line_of_another_library_on_stderr(place, tmp_path):
 
 
 def examples():
-    """Return the examples in the help of every command but the demo, in the order of the help."""
+    """Return the examples in the help of every command but the demo, in the order of the help.
+
+    Those that need a connectome are the last ones.
+    """
     lines = []
     for name, command in COMMANDS.items():
         text = command.__doc__.replace("\\\n", " ")
         found = re.findall(r"^ *xplique-dirpairs (.+)$", text, flags=re.MULTILINE)
         lines += [re.split(r" && | > ", line)[0] for line in found if name != "demo"]
-    return lines
+    return sorted(lines, key=lambda line: "--connectome" in line)
 
 
 @pytest.mark.slow
