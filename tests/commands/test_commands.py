@@ -1,6 +1,7 @@
 """The commands, on a tiny network and nine tiny images, with fake learning."""
 
 import json
+import re
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -96,6 +97,25 @@ def test_fit_estimates_importances_with_a_head_that_does_not_pool(call, tmp_path
     rows = (tmp_path / "concepts" / "importances.csv").read_text(encoding="utf-8").splitlines()[1:]
     values = np.array([row.split(",")[-18:] for row in rows], float)
     assert values.shape == (3, 18) and (values.max(axis=1) > 0).all()
+
+
+def test_importances_have_the_sign_of_the_class_weights_along_the_signal_vector(call, tmp_path):
+    keras.utils.set_random_seed(0)
+    model = conv_gap()
+    model.save(tmp_path / "gap.keras")
+    ran = call("fit", "--model", tmp_path / "gap.keras", "--concepts", 3)
+    assert ran.status == 0, ran.err
+    weights = model.layers[-1].get_weights()[0].T
+    signals = DirectionPairs.load(tmp_path / "concepts" / "pairs.npz").signals
+    expected = (weights - weights.mean(axis=0)) @ signals.T  # (K, I)
+    page = (tmp_path / "concepts" / "importances.md").read_text(encoding="utf-8")
+    cells = [re.findall(r"([+-]) (\d) \(", line) for line in page.splitlines()]
+    rows = [row for row in cells if len(row) == 3]
+    assert len(rows) == 3
+    for row, values in zip(rows, expected, strict=True):
+        assert {int(i): sign for sign, i in row} == {
+            i: "+" if value > 0 else "-" for i, value in enumerate(values)
+        }
 
 
 def test_an_interrupted_fit_saves_the_pairs_learned_so_far(call, tmp_path, monkeypatch):

@@ -119,8 +119,8 @@ def slopes_by_steps(planted, images, step):
     )
 
 
-def test_scores_effects_and_p_are_those_of_a_slow_second_writing(planted):
-    found = build(planted, exemplars=5).edges[0]
+def spreads(planted):
+    """Return how much concepts of both layers vary over images, and how upper ones are shown."""
     layer = split_layer(planted, LOWER, planted.lower)
     upper = split_layer(planted, UPPER, planted.upper)
     y = np.asarray(segment_model(planted.model, LOWER, UPPER)(planted.images))
@@ -128,6 +128,12 @@ def test_scores_effects_and_p_are_those_of_a_slow_second_writing(planted):
     spread = spread * (layer.bank * planted.lower.signals).sum(axis=1)
     upper_spread = upper.coefficients(y).mean(axis=(1, 2)).std(axis=0)
     shown = upper.shown(y).mean(axis=(1, 2))
+    return spread, upper_spread, shown
+
+
+def test_scores_effects_and_p_are_those_of_a_slow_second_writing(planted):
+    found = build(planted, exemplars=5).edges[0]
+    spread, upper_spread, shown = spreads(planted)
     for q in range(shown.shape[1]):
         best = [n for n in np.argsort(-shown[:, q], kind="stable")[:5] if shown[n, q] > 0]
         slopes = slopes_by_steps(planted, planted.images[best], np.full(8, 1e-3))[..., q]
@@ -140,13 +146,7 @@ def test_scores_effects_and_p_are_those_of_a_slow_second_writing(planted):
 
 def test_shifts_are_those_of_a_slow_second_writing(planted):
     found = build(planted, measure="shift", exemplars=5).edges[0]
-    layer = split_layer(planted, LOWER, planted.lower)
-    upper = split_layer(planted, UPPER, planted.upper)
-    y = np.asarray(segment_model(planted.model, LOWER, UPPER)(planted.images))
-    spread = layer.coefficients(planted.images).mean(axis=(1, 2)).std(axis=0)
-    spread = spread * (layer.bank * planted.lower.signals).sum(axis=1)
-    upper_spread = upper.coefficients(y).mean(axis=(1, 2)).std(axis=0)
-    shown = upper.shown(y).mean(axis=(1, 2))
+    spread, upper_spread, shown = spreads(planted)
     for q in range(shown.shape[1]):
         best = [n for n in np.argsort(-shown[:, q], kind="stable")[:5] if shown[n, q] > 0]
         slopes = slopes_by_steps(planted, planted.images[best], spread)[..., q].mean(axis=1)
