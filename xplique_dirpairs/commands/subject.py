@@ -321,7 +321,7 @@ def open_subject(arguments: argparse.Namespace, console: Console) -> Subject:
 
 
 def _check_pairs(arguments: argparse.Namespace) -> None:
-    """Raise early what is wrong with --pairs, and with the concepts of --suppress."""
+    """Raise an error early if --pairs cannot be read, or lacks a concept of --suppress."""
     path = getattr(arguments, "pairs", None)
     if path is None:
         return
