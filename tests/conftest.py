@@ -19,7 +19,6 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 
-from xplique_dirpairs.datasets.annotated_scenes import annotated_scenes, train_scene_network
 from xplique_dirpairs.learning.history import History
 from xplique_dirpairs.models.split import split_model
 from xplique_dirpairs.pairs import DirectionPairs
@@ -194,16 +193,6 @@ def colour_network():
     conv.set_weights([kernel, bias])
     dense.set_weights([np.eye(8, 3)])
     return split_model(model, "features")
-
-
-@pytest.fixture(scope="session")
-def scene_network():
-    """A network trained on annotated scenes, which takes two minutes.
-
-    Its tests are of the group "scene network", so that one process runs them and trains it once.
-    """
-    scenes = annotated_scenes(5000, seed=0)
-    return train_scene_network(scenes.images, scenes.labels, verbose=0)
 
 
 @pytest.fixture

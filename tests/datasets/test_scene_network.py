@@ -1,6 +1,5 @@
 import numpy as np
 import pytest
-from annotated_masks import mask_of
 
 from xplique_dirpairs.datasets.annotated_scenes import (
     LAYER,
@@ -65,13 +64,3 @@ def test_invalid_arguments_are_refused():
         train_scene_network(images[:, :8, :8], [0, 1])
     with pytest.raises(ValueError, match=r"labels must be one for each of 2 images, .*\(3,\)"):
         train_scene_network(images, [0, 1, 2])
-
-
-@pytest.mark.slow
-@pytest.mark.xdist_group("scene network")
-def test_the_network_learns_the_classes_and_ignores_the_distractor(scene_network):
-    fresh = annotated_scenes(1600, seed=1000)
-    right = scene_network.predict(fresh.images, verbose=0).argmax(axis=1) == fresh.labels
-    assert right.mean() > 0.95
-    has_balloon = mask_of(fresh, "object", "balloon").any(axis=(1, 2))
-    assert abs(right[has_balloon].mean() - right[~has_balloon].mean()) < 0.04

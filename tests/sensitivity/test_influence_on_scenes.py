@@ -7,6 +7,7 @@ import warnings
 
 import numpy as np
 import pytest
+from annotated_masks import mask_of
 
 from xplique_dirpairs.data.images import compute_activations
 from xplique_dirpairs.datasets.annotated_scenes import (
@@ -14,6 +15,7 @@ from xplique_dirpairs.datasets.annotated_scenes import (
     LAYER,
     annotated_scenes,
     random_scene_network,
+    train_scene_network,
 )
 from xplique_dirpairs.datasets.scene_settings import CLASSES, DISTRACTOR
 from xplique_dirpairs.extractors.concept_layer import ConceptLayer
@@ -68,10 +70,19 @@ def test_nothing_is_significant_on_networks_with_random_weights(scenes):
 
 
 @pytest.mark.slow
-@pytest.mark.xdist_group("scene network")
-def test_concepts_that_define_classes_are_significant_with_the_right_sign(scene_network):
+def test_concepts_that_define_the_learned_classes_are_significant_with_the_right_sign():
+    training = annotated_scenes(5000, seed=0)
+    network = train_scene_network(training.images, training.labels, verbose=0)  # two minutes
+
+    # The network learns the classes, and ignores what has nothing to do with them.
+    fresh = annotated_scenes(1600, seed=1000)
+    predicted = network.predict(fresh.images, verbose=0).argmax(axis=1) == fresh.labels
+    assert predicted.mean() > 0.95
+    has_balloon = mask_of(fresh, "object", DISTRACTOR).any(axis=(1, 2))
+    assert abs(predicted[has_balloon].mean() - predicted[~has_balloon].mean()) < 0.04
+
     scenes = annotated_scenes(1000, seed=1)
-    split = split_model(scene_network, LAYER)
+    split = split_model(network, LAYER)
     x = compute_activations(split.input_to_latent_model, scenes.images)
     supervised = supervised_pairs(scenes, activations=x)
     names = sorted({name for name, _ in KNOWN} | {DISTRACTOR})
