@@ -9,6 +9,8 @@ from command_line import call, place, quick  # noqa: F401
 
 from xplique_dirpairs.connectome.build import build_connectome
 from xplique_dirpairs.connectome.result import Connectome
+from xplique_dirpairs.core.linear_algebra import unit_rows
+from xplique_dirpairs.pairs import DirectionPairs
 
 # Keras [3.15] reads variables in a way that numpy deprecates when it saves a model.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
@@ -64,6 +66,34 @@ def test_a_report_of_given_pairs_leads_to_their_connectome(call, lower, place, t
     (one,) = data["connectomes"]
     assert one["layer"] == 1
     assert (tmp_path / "report" / one["page"]).exists()
+
+
+def test_pairs_of_lower_layers_are_kept_on_interruption_and_given_again(
+    call, lower, tmp_path, monkeypatch
+):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("xplique_dirpairs.connectome.build.survey", interrupted)
+        ran = call("connectome", "--below", lower, "--concepts", 2)
+    assert ran.status == 130
+    files = sorted(path.name for path in (tmp_path / "connectome").glob("*.npz"))
+    assert files == [f"pairs_1_{lower}.npz", "pairs_2_features.npz"]
+    assert files[0] in ran.err
+    kept = DirectionPairs.load(tmp_path / "connectome" / files[0])
+
+    ran = call("connectome", "--below", f"{lower}=connectome/{files[0]}", "--concepts", 2, "--json")
+    assert ran.status == 0, ran.err
+    assert files[0] not in json.loads(ran.out)["written"]
+    found = Connectome.load(tmp_path / "connectome" / "connectome.npz")
+    np.testing.assert_allclose(found.layers[0].signals, unit_rows(kept.signals), atol=1e-6)
+
+
+@pytest.mark.parametrize("below", ["=pairs.npz", "layer="])
+def test_a_layer_without_name_or_file_is_wrong_usage(call, below):
+    ran = call("connectome", "--below", below)
+    assert ran.status == 2 and "NAME=FILE" in ran.err
 
 
 def test_layers_in_another_order_are_an_error_of_one_line(call, lower):

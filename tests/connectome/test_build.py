@@ -1,4 +1,5 @@
 from dataclasses import replace
+from types import SimpleNamespace
 
 import keras
 import numpy as np
@@ -331,6 +332,72 @@ def test_pairs_are_learned_from_as_many_positions_of_each_image(planted, monkeyp
     for own, every in zip(x, maps, strict=True):
         rows = [np.flatnonzero((every == one).all(axis=1)).item() for one in own]
         assert len(set(rows)) == 5
+
+
+@pytest.mark.parametrize("place", ["second layer", "last steps of a layer", "edges"])
+def test_an_interruption_keeps_what_was_learned(planted, monkeypatch, place):
+    learned = []
+
+    def learn(x, count, **options):
+        if place == "second layer" and learned:
+            raise KeyboardInterrupt
+        learned.append(count)
+        history = SimpleNamespace(interrupted=place == "last steps of a layer" and count == 3)
+        return planted.lower if count == 2 else planted.upper, history
+
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("xplique_dirpairs.connectome.layers.learn_pairs", learn)
+    with monkeypatch.context() as patch:
+        patch.setattr("xplique_dirpairs.connectome.build._edges", interrupted)
+        with pytest.raises(KeyboardInterrupt, match=f"has the concepts of {LOWER}") as stopped:
+            build_connectome(planted.model, {LOWER: 2, UPPER: 3}, planted.images, verbose=0)
+    layers = stopped.value.layers
+    assert layers[LOWER].fitted is planted.lower
+    assert layers[UPPER] == 3 or place == "edges"
+    # Only what is missing is learned.
+    place = ""
+    learned.clear()
+    found = build_connectome(planted.model, layers, planted.images, verbose=0)
+    assert learned == [3] * isinstance(layers[UPPER], int)
+    assert found.scores[0].shape == planted.edges.shape
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"class_ids": [99]}, "class_ids must be different indices"),
+        ({"class_names": ["x"]}, "class_names must be"),
+        ({"settings": {"measure": "shift"}}, "settings must be EdgeSettings, not dict"),
+        ({"upper": 0}, "number of concepts of layer"),
+        ({"upper": "x"}, "x|str"),
+        ({"upper": "wrong channels"}, "channels"),
+    ],
+)
+def test_bad_arguments_are_refused_before_anything_is_learned(
+    planted, monkeypatch, options, message
+):
+    monkeypatch.setattr("xplique_dirpairs.connectome.layers.learn_pairs", pytest.fail)
+    upper = options.pop("upper", 2)
+    upper = planted_connectome(24).lower if upper == "wrong channels" else upper
+    with pytest.raises((TypeError, ValueError), match=message):
+        build_connectome(
+            planted.model, {LOWER: 2, UPPER: upper}, planted.images, verbose=0, **options
+        )
+
+
+def test_a_concept_that_no_image_shows_has_no_centre(planted):
+    pairs = planted.lower
+    biases = pairs.biases.copy()
+    biases[1] = 1e4
+    layer = split_layer(planted, LOWER, replace(pairs, biases=biases))
+    images = planted.images
+    read = survey(
+        layer, images, images, is_last=False, crops=1, batch_size=32, random_state=0, verbose=0
+    )
+    assert np.isnan(read.centres[1]).all()
+    assert np.isfinite(np.delete(read.centres, 1, axis=0)).all()
 
 
 def test_bad_arguments_are_refused(planted):

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import keras
 import matplotlib.pyplot as plt
 import numpy as np
@@ -225,6 +227,20 @@ def test_connectomes_of_direction_pairs_can_be_diagnosed(network, images):
     assert all(one.class_index == 0 for one in found.matches)
     assert found.first_layer("a") == "second"
     assert found.first_layer("b") is None
+
+
+def test_no_part_of_an_image_goes_to_a_concept_that_no_image_shows(network, images):
+    made = build_connectome(network, {"second": 2}, images, verbose=0)
+    own = made.layers[0]
+    unshown = replace(own, centres=np.full_like(own.centres, np.nan))
+    partly = replace(own, centres=np.where([[True], [False]], np.nan, own.centres))
+    graphs = {"unshown": replace(made, layers=(unshown,)), "shown": replace(made, layers=(partly,))}
+    found = diagnose_prediction(graphs, np.zeros_like(images[0]), cell=4)
+    assert {(one.class_index, one.concept) for one in found.matches} == {(1, 1)}
+    nothing = diagnose_prediction(
+        {"a": graphs["unshown"], "b": graphs["unshown"]}, images[0], cell=4
+    )
+    assert not nothing.matches and not nothing.shares.any()
 
 
 def test_bad_arguments_are_refused(network, images, concepts):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +12,14 @@ import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
 from xplique_dirpairs.commands.console import Console, UsageError
+from xplique_dirpairs.commands.outputs import keep
 from xplique_dirpairs.commands.subject import given_concepts, open_subject
 from xplique_dirpairs.connectome.build import EdgeSettings, build_connectome
+from xplique_dirpairs.connectome.layers import ConnectomeInterrupted
 from xplique_dirpairs.connectome.result import Connectome
 from xplique_dirpairs.connectome.suppression import SuppressionTest, suppression_test
+from xplique_dirpairs.extractors.concept_layer import ConceptLayer
+from xplique_dirpairs.pairs import DirectionPairs
 from xplique_dirpairs.report.connectome_page import connectome_page
 
 
@@ -22,28 +28,41 @@ def run(arguments: argparse.Namespace, console: Console) -> None:
     with console.running():
         if not 0 < arguments.level < 1:
             raise UsageError(f"--level must lie between 0 and 1, not {arguments.level}")
+        layers: dict[str, Any] = {
+            name: arguments.concepts if path is None else DirectionPairs.load(path)
+            for name, path in arguments.below
+        }
         subject = open_subject(arguments, console)
         to_fit, to_measure = subject.parts(arguments.held_out, arguments.seed)
         given = given_concepts(subject, arguments, console)
-        layers: dict[str, Any] = dict.fromkeys(arguments.below, arguments.concepts)
         layers[str(subject.split.layer)] = given or arguments.concepts
         console.step(f"build the connectome of {len(layers)} layers")
-        found = build_connectome(
-            subject.split.with_model(subject.split.model).model,
-            layers,
-            subject.preprocessing.model_inputs(to_fit.images),
-            class_names=subject.class_names.shown,
-            pictures=to_fit.folder_images.pixels,
-            settings=EdgeSettings(level=arguments.level),
-            random_state=arguments.seed,
-            verbose=console.progress,
-        )
+        try:
+            found = build_connectome(
+                subject.split.with_model(subject.split.model).model,
+                layers,
+                subject.preprocessing.model_inputs(to_fit.images),
+                class_names=subject.class_names.shown,
+                pictures=to_fit.folder_images.pixels,
+                settings=EdgeSettings(level=arguments.level),
+                random_state=arguments.seed,
+                verbose=console.progress,
+            )
+        except ConnectomeInterrupted as stopped:
+            kept = _keep_learned(arguments.output, layers, stopped.layers.values(), console)
+            if kept:
+                console.note(
+                    f"the pairs learned so far are in {arguments.output}/: {', '.join(kept)}. "
+                    "--below NAME=FILE takes them"
+                )
+            raise
+        learned = _keep_learned(arguments.output, layers, found.network(), console)
         tested = None
         if to_measure is not to_fit:
             console.step(f"suppress each concept on {len(to_measure.images)} other images")
             other = subject.preprocessing.model_inputs(to_measure.images)
             tested = suppression_test(found, other, verbose=console.progress)
-        written = _write(arguments.output, found, tested, console)
+        written = [*_write(arguments.output, found, tested, console), *learned]
     results = {
         "layers": {
             layer.name: own for layer, own in zip(found.layers, found.metrics(), strict=True)
@@ -70,6 +89,20 @@ def run(arguments: argparse.Namespace, console: Console) -> None:
         ]
     )
     console.result(text, summary)
+
+
+def _keep_learned(
+    folder: Path, given: dict[str, Any], reached: Iterable[Any], console: Console
+) -> list[str]:
+    """Save the pairs that were learned; return the names of their files."""
+    names = []
+    for number, (name, before, own) in enumerate(
+        zip(given, given.values(), reached, strict=True), start=1
+    ):
+        if isinstance(before, int) and isinstance(own, ConceptLayer):
+            names.append(f"pairs_{number}_{re.sub(r'[^A-Za-z0-9]+', '_', name)}.npz")
+            keep(own.fitted.save, folder / names[-1], console)
+    return names
 
 
 def _write(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from argparse import ArgumentTypeError
 from collections.abc import Callable
+from pathlib import Path
 
 #: Names of the extractors on the command line; the first one stands for the direction pairs.
 EXTRACTORS = (
@@ -44,6 +45,14 @@ def size(text: str) -> tuple[int, int]:
     if len(sides) > 2:
         raise ArgumentTypeError(f"must be N or HxW, not {text!r}")
     return sides[0], sides[-1]
+
+
+def layer_and_file(text: str) -> tuple[str, Path | None]:
+    """Parse "NAME" or "NAME=FILE"; return the name of a layer, and the path of its file or None."""
+    name, given, path = text.partition("=")
+    if not name or (given and not path):
+        raise ArgumentTypeError(f"must be NAME or NAME=FILE, not {text!r}")
+    return name, Path(path) if path else None
 
 
 def share(text: str) -> float:

@@ -14,6 +14,7 @@ from xplique_dirpairs.commands.option_values import (
     EXTRACTORS,
     RECIPES,
     extractor,
+    layer_and_file,
     number_of_concepts,
     open_share,
     share,
@@ -435,8 +436,8 @@ def connectome() -> Options:
     r"""Show which concepts of a layer make those of the next, and the classes.
 
     --layer is the last layer; --below names the layers before it, in the order in
-    which images pass them. At each of them direction pairs are learned; those of
-    --pairs stand for the last layer's. With
+    which images pass them. At each of them direction pairs are learned, or read
+    from a file; those of --pairs stand for the last layer's. With
     --held-out, each concept is suppressed on other images, and what happens is
     compared with what the connectome predicts. Written to DIR:
 
@@ -444,7 +445,8 @@ def connectome() -> Options:
         connectome.md, .csv    all kept edges
         connectome.png         the strongest concepts and edges
         suppression.md, .png   predicted and measured changes
-        connectome.npz         everything, for Connectome.load
+        connectome.npz         the graph and its crops, for Connectome.load
+        pairs_1_LAYER.npz      the pairs learned at each layer, also if interrupted
         summary.json           settings and results, machine-readable
 
     examples:
@@ -460,7 +462,9 @@ def connectome() -> Options:
         _pairs(),
         _option(
             "--below",
-            "layers before --layer, in the order in which images pass them",
+            "layers before --layer, in the order in which images pass them; NAME=FILE takes the "
+            "pairs of a file",
+            type=layer_and_file,
             nargs="+",
             required=True,
             metavar="NAME",

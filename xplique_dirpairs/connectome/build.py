@@ -10,7 +10,13 @@ import keras
 import numpy as np
 from numpy.typing import ArrayLike
 
-from xplique_dirpairs.connectome.layers import Survey, concept_layers, survey
+from xplique_dirpairs.connectome.layers import (
+    ConnectomeInterrupted,
+    Survey,
+    given_layers,
+    learn_layers,
+    survey,
+)
 from xplique_dirpairs.connectome.responses import (
     TARGETS,
     Responses,
@@ -25,11 +31,13 @@ from xplique_dirpairs.core.types import Array
 from xplique_dirpairs.core.validation import (
     Names,
     check_choice,
+    check_class_names,
     check_fraction,
     check_images,
     check_integer,
     check_number,
     check_seed,
+    check_type,
 )
 from xplique_dirpairs.extractors.concept_layer import ConceptLayer
 from xplique_dirpairs.metrics.significance import (
@@ -38,6 +46,8 @@ from xplique_dirpairs.metrics.significance import (
     tail_p_values,
     uniform_p_values,
 )
+from xplique_dirpairs.models.head import Head
+from xplique_dirpairs.models.split import SplitModel, split_model
 from xplique_dirpairs.sensitivity.noise_vectors import (
     balanced_sample,
     mean_difference_noise,
@@ -182,6 +192,9 @@ def build_connectome(
         If ``model`` is no Keras model, or concepts are of no known kind.
     ValueError
         If layers are in another order, a branch bypasses one, or another argument does not fit.
+    KeyboardInterrupt
+        On Ctrl-C. What has been learned is in its attribute ``layers``: give it as ``layers`` to go
+        on. (A layer that was being learned begins again.)
     """
     images = check_images(images)
     if len(images) < 2:
@@ -193,11 +206,44 @@ def build_connectome(
         raise ValueError(
             f"pictures must be of the images, {images.shape[:3]} and channels, not {shown.shape}"
         )
-    seeds = iter(check_seed(random_state).generate_state(2 * len(layers) + 3))
-    fitted = concept_layers(
-        model, layers, images, class_names=class_names, batch_size=batch_size,
-        random_state=random_state, verbose=verbose,
-    )  # fmt: skip
+    check_type("settings", settings, EdgeSettings, "EdgeSettings")
+    check_seed(random_state)
+    given = given_layers(model, layers, class_names)
+    _check_classes(split_model(model, next(reversed(given))), class_ids, class_names)
+    try:
+        fitted = learn_layers(
+            model, given, images, class_names=class_names, batch_size=batch_size,
+            random_state=random_state, verbose=verbose,
+        )  # fmt: skip
+        return _measured(
+            fitted, images, shown, class_ids, settings, crops, batch_size, random_state, verbose
+        )
+    except KeyboardInterrupt:
+        raise ConnectomeInterrupted(given) from None
+
+
+def _check_classes(split: SplitModel, class_ids: Sequence[int] | None, class_names: Names) -> None:
+    """Raise a ValueError unless classes and names are those of the network, if it says how many."""
+    count = Head(split.latent_to_logit_model).number_of_classes
+    if count is not None:
+        check_class_names(class_names, count)
+        if class_ids is not None:
+            chosen_classes(class_ids, np.zeros((1, count)))
+
+
+def _measured(
+    fitted: tuple[ConceptLayer, ...],
+    images: Array,
+    shown: Array,
+    class_ids: Sequence[int] | None,
+    settings: EdgeSettings,
+    crops: int,
+    batch_size: int,
+    random_state: int | None,
+    verbose: int,
+) -> Connectome:
+    """Read the concepts of all layers, and measure the edges between them."""
+    seeds = iter(check_seed(random_state).generate_state(2 * len(fitted) + 3))
     surveys = [
         survey(
             layer, images, shown, is_last=layer is fitted[-1], crops=crops, batch_size=batch_size,

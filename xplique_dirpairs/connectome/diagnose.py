@@ -226,7 +226,11 @@ def diagnose_prediction(
         centres = [one.layers[n].centres for one in given]
         for (_, k), own in zip(members, pooled, strict=True):
             distances = [np.linalg.norm(rows - own, axis=1) for rows in centres]
+            # (a concept that no image shows has no centre)
+            distances = [np.where(np.isnan(one), np.inf, one) for one in distances]
             nearest = np.array([one.min() for one in distances])
+            if np.isinf(nearest).all():
+                continue
             g = int(nearest.argmin())
             area = float((labels == k).mean())
             matches.append(SegmentMatch(n, int(k), area, g, int(distances[g].argmin()), nearest))

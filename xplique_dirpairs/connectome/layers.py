@@ -38,17 +38,28 @@ _SAMPLED = 20_000
 _FIRING = 0.05
 
 
-def concept_layers(
-    model: keras.Model,
-    layers: Mapping[str, Any],
-    images: Array,
-    *,
-    class_names: Names,
-    batch_size: int,
-    random_state: int | None,
-    verbose: int,
-) -> tuple[ConceptLayer, ...]:
-    """Return the concepts of each layer; pairs are learned where a number is given.
+class ConnectomeInterrupted(KeyboardInterrupt):
+    """Ctrl-C while a connectome is built.
+
+    Attributes
+    ----------
+    layers : dict of str to (ConceptLayer or int)
+        The layers as they were given, with concepts where they have been learned: with them,
+        `build_connectome` does not learn these again.
+    """
+
+    def __init__(self, layers: Mapping[str, Any]):
+        learned = [name for name, own in layers.items() if isinstance(own, ConceptLayer)]
+        super().__init__(
+            f"interrupted; the attribute layers has the concepts of {', '.join(learned) or 'none'}"
+        )
+        self.layers = dict(layers)
+
+
+def given_layers(
+    model: keras.Model, layers: Mapping[str, Any], class_names: Names
+) -> dict[str, ConceptLayer | int]:
+    """Return what is given for each layer, checked: concepts, or the number that is to be learned.
 
     The layers must be in the order in which images pass them, each on every path. Raises TypeError
     and ValueError.
@@ -62,25 +73,49 @@ def concept_layers(
     names = list(layers)
     for lower, upper in pairwise(names):
         segment_model(model, lower, upper)
-    made = []
+    made: dict[str, ConceptLayer | int] = {}
     for name, given in layers.items():
-        split = split_model(model, name)
+        split, concept_names = split_model(model, name), None
         if isinstance(given, (int, np.integer)):
             check_integer(f"the number of concepts of layer {name!r}", layers[name])
-            x = learned_positions(split.input_to_latent_model, images, batch_size, random_state)
-            given, _ = learn_pairs(x, int(given), random_state=random_state, verbose=verbose)
-            concept_names = None
-        elif isinstance(given, ConceptLayer):
+            made[name] = int(given)
+            continue
+        if isinstance(given, ConceptLayer):
             if given.layer not in (None, split.layer):
                 raise ValueError(
                     f"the concepts given for layer {name!r} belong to layer {given.layer!r}"
                 )
             concept_names, given = given.concept_names, given.fitted
-        else:
-            concept_names = None
-        made.append(
-            ConceptLayer.of(given, split, class_names=class_names, concept_names=concept_names)
+        made[name] = ConceptLayer.of(
+            given, split, class_names=class_names, concept_names=concept_names
         )
+    return made
+
+
+def learn_layers(
+    model: keras.Model,
+    layers: dict[str, ConceptLayer | int],
+    images: Array,
+    *,
+    class_names: Names,
+    batch_size: int,
+    random_state: int | None,
+    verbose: int,
+) -> tuple[ConceptLayer, ...]:
+    """Learn pairs at the layers that have a number, put them in its place, and return all layers.
+
+    Raises KeyboardInterrupt on Ctrl-C; the layer that was being learned then keeps its number.
+    """
+    made = []
+    for name, given in layers.items():
+        if not isinstance(given, ConceptLayer):
+            split = split_model(model, name)
+            x = learned_positions(split.input_to_latent_model, images, batch_size, random_state)
+            pairs, history = learn_pairs(x, given, random_state=random_state, verbose=verbose)
+            if history.interrupted:
+                raise KeyboardInterrupt
+            given = layers[name] = ConceptLayer.of(pairs, split, class_names=class_names)
+        made.append(given)
     return tuple(made)
 
 
@@ -115,7 +150,8 @@ class Survey:
     shown : ndarray of shape (N, I)
         The same of the coefficients that plots show, ≥ 0: of detections only, for direction pairs.
     centres : ndarray of shape (I, D)
-        Mean features at the positions where each concept is shown, weighted by its coefficient.
+        Mean features at the positions where each concept is shown, weighted by its coefficient; NaN
+        for a concept that no image shows.
     crops : tuple of I ndarray of shape (k, patch, patch, C), uint8
         Best crops of each concept, best first, from different images.
     sample : ndarray of shape (S, D)
@@ -205,10 +241,12 @@ def survey(
         shape = (-1, patch, patch, pictures.shape[-1])
         picture = as_picture(np.reshape(np.asarray(cut, pictures.dtype), shape), limits)
         crops_of_concepts.append((255 * picture + 0.5).astype(np.uint8))
+    with np.errstate(invalid="ignore"):
+        centres = (sums / weights[:, None]).astype(np.float32)
     return Survey(
         stacked["means"],
         stacked["shown"],
-        (sums / np.maximum(weights, np.finfo(float).tiny)[:, None]).astype(np.float32),
+        centres,
         tuple(crops_of_concepts),
         np.concatenate(samples),
         stacked["logits"],

@@ -36,7 +36,8 @@ class LayerConcepts:
     signals : ndarray of shape (I, D)
         Unit signal vectors, or what stands for them: see `ConceptLayer.encoding`.
     centres : ndarray of shape (I, D)
-        Mean features where each concept is shown, weighted by its coefficient.
+        Mean features where each concept is shown, weighted by its coefficient; NaN for a concept
+        that no image shows.
     shares : ndarray of shape (I,)
         Mean over images and positions of the coefficients that plots show, ≥ 0.
     crops : tuple of I ndarray of shape (k, patch, patch, C), uint8
