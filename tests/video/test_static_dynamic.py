@@ -95,15 +95,33 @@ def test_a_style_is_the_same_in_all_frames(videos):
         np.testing.assert_allclose(values, values[:, :1].repeat(8, axis=1), err_msg=kind)
 
 
-def test_styles_of_the_user_are_taken(videos):
-    styles = np.stack([videos, 1 - videos, 0.5 * videos])
-    clips = next(VideoPairs(videos, styles, number=10).batches(10))
-    for n in range(10):
-        matches = [
-            [np.array_equal(clips[kind][n], style[n].astype(np.float32)) for style in styles]
+def test_styles_of_the_user_are_drawn_independently(videos):
+    styles = np.stack([videos, 1 - videos, 0.5 * videos]).astype(np.float32)
+    pairs = VideoPairs(videos, styles, number=90)
+    clips = next(pairs.batches(90))
+    drawn = np.zeros((3, 3))
+    for n, video in enumerate(pairs.video):
+        first, other = (
+            [np.array_equal(clips[kind][n], style[video]) for style in styles]
             for kind in ("first", "dynamic")
-        ]
-        assert np.sum(matches, axis=1).tolist() == [1, 1] and matches[0] != matches[1]
+        )
+        assert sum(first) == sum(other) == 1
+        drawn[first.index(True), other.index(True)] += 1
+    assert (drawn >= 3).all(), "each style is drawn with each, itself as well"
+
+
+@pytest.mark.parametrize("count", [2, 3, 4, 8])
+def test_a_static_unit_is_static_however_few_styles_there_are(count):
+    rng = np.random.default_rng(0)
+    looks = np.linspace(0, 1, count).reshape(-1, 1, 1, 1, 1, 1)
+    styles = np.broadcast_to(looks, (count, 5, 2, 2, 2, 3))
+    inputs = keras.Input((2, 2, 2, 3))
+    brightness = keras.Model(inputs, keras.layers.GlobalAveragePooling3D()(inputs))
+    videos = rng.uniform(size=styles.shape[1:])
+    shares = static_dynamic(brightness, videos, styles=styles, pairs=3000, batch_size=500).shares
+    np.testing.assert_allclose(shares.static, 1.0, atol=0.06)
+    for share in (shares.content, shares.dynamic, shares.interaction):
+        np.testing.assert_allclose(share, 0.0, atol=0.06)
 
 
 @pytest.mark.parametrize(

@@ -53,15 +53,18 @@ class VideoPairs:
     """Pairs of clips, each of one video, that share appearance, motion or neither.
 
     All kinds of pairs have their first clip in common: a video in a style. The second clip is the
-    same with its frames shuffled ("static"), in another style ("dynamic") or both ("neither").
+    same with its frames shuffled ("static"), in a style that is drawn independently of the first
+    ("dynamic") or both ("neither").
 
     Parameters
     ----------
     videos : array-like of shape (N, T, height, width, C)
         N videos of T ≥ 2 frames, preprocessed for the network.
     styles : array-like of shape (K, N, T, height, width, C), optional
-        The videos in K ≥ 2 styles, such as four artistic ones. None: random colours, contrast and
-        texture, the same in all frames of a clip, within the range of the pixels.
+        The videos in K ≥ 2 styles, such as four artistic ones. Both styles of a pair are drawn
+        independently, so that one pair in K has the same twice: the shares of
+        `static_dynamic_shares` are only right for independent styles. None: random colours,
+        contrast and texture, the same in all frames of a clip, within the range of the pixels.
     number : int, default=600
         Number of pairs of each kind, n. Videos take turns.
     random_state : int or None, default=0
@@ -138,7 +141,10 @@ class VideoPairs:
                 for _ in range(2)
             )
         else:
-            chosen = rng.choice(len(self._styles), 2, replace=False)
+            # Independent draws, as the shares ask: of two styles that must differ, the second
+            # one says something of the first, by which a static unit has a correlation of
+            # −1/(K − 1) where it should have 0.
+            chosen = rng.integers(len(self._styles), size=2)
             first, other = (self._styles[k, index].astype(np.float32) for k in chosen)
         orders = [_shuffled(len(first), rng) for _ in range(2)]
         return {
