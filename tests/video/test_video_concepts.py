@@ -15,7 +15,11 @@ from xplique_dirpairs import (
     propose_tubelets,
     rosetta,
 )  # fmt: skip
-from xplique_dirpairs.metrics.mask_overlap import chance_overlap, joint_overlap, overlap
+from xplique_dirpairs.metrics.mask_overlap import (
+    chance_corrected_overlap,
+    joint_overlap,
+    overlap,
+)
 
 
 def moving_boxes(count=2, seed=0):
@@ -199,8 +203,37 @@ def test_overlaps_equal_a_slow_reference():
         assert overlap(a, b)[i, j] == pytest.approx(np.mean(scores))
         joint = joint_overlap(np.stack([a[..., i], b[..., j]]))
         assert joint == pytest.approx(np.mean(scores))
-    expected, largest = chance_overlap(a, b, 5, np.random.default_rng(0))
-    assert expected.shape == (3, 2) and largest.shape == (5,)
+
+
+def test_scores_corrected_for_chance_equal_a_slow_reference():
+    rng = np.random.default_rng(0)
+    a, b = rng.random((6, 9, 3)) > 0.6, rng.random((6, 9, 2)) > 0.6
+    found, largest = chance_corrected_overlap(a, b, 5, np.random.default_rng(7))
+    again = np.random.default_rng(7)
+    orders = [again.permutation(6) for _ in range(5)]  # with this seed none is the first order
+    of_noise = []
+    for i, j in np.ndindex(3, 2):
+        drawn = [overlap(a[..., i : i + 1], b[order][..., j : j + 1]).item() for order in orders]
+        own = overlap(a[..., i : i + 1], b[..., j : j + 1]).item()
+        expected = (sum(drawn) + own) / 6
+        assert found[i, j] == pytest.approx((own - expected) / (1 - expected))
+        of_noise += [(score - expected) / (1 - expected) for score in drawn]
+    assert largest == pytest.approx(max(of_noise))
+
+
+@pytest.mark.parametrize("count", [5, 8])
+def test_noise_of_few_videos_passes_as_seldom_as_that_of_many(count):
+    passed = 0
+    for seed in range(40):
+        masks = [random_masks(6, 0.2, count, 2 * seed + k) for k in range(2)]
+        passed += len(rosetta(masks, random_state=seed).concepts) > 0
+    assert passed <= 6, "2 of 40 are expected, more than 6 in one of 100 cases"
+
+
+def test_concepts_that_do_not_move_are_only_found_without_correction():
+    still = random_masks(3, 0.1, videos=1).repeat(8, axis=0)
+    assert rosetta([still, still]).concepts == ()
+    assert len(rosetta([still, still], correct_for_chance=False).concepts) == 3
 
 
 @pytest.mark.parametrize(
@@ -219,6 +252,9 @@ def test_overlaps_equal_a_slow_reference():
         (lambda p, v: rosetta([random_masks(2, 0.1), random_masks(2, 0.1, 10)]), "same videos"),
         (lambda p, v: rosetta([random_masks(2, 0.1)] * 2, [[1], [1]]), "one for each of 2"),
         (lambda p, v: rosetta([random_masks(2, 0.1)] * 2, keep=0.0), "keep must lie"),
+        (lambda p, v: rosetta([random_masks(2, 0.1, 4)] * 2), "4 videos are too few"),
+        (lambda p, v: rosetta([random_masks(0, 0.1), random_masks(2, 0.1)]), "one concept, not"),
+        (lambda p, v: rosetta([random_masks(2, 0.1)] * 2, [[1, np.nan]] * 2), "hold NaN"),
     ],
 )  # fmt: skip
 def test_bad_input_is_refused(probe, videos, use, message):

@@ -58,44 +58,49 @@ def joint_overlap(masks: ArrayLike) -> float:
     return float((both[fires] / either[fires]).mean()) if fires.any() else 0.0
 
 
-def chance_overlap(
+def chance_corrected_overlap(
     masks: ArrayLike, others: ArrayLike, permutations: int, rng: np.random.Generator
-) -> tuple[Array, Array]:
-    """Compute the overlap of masks with those of other videos.
+) -> tuple[Array, float]:
+    """Compute the overlap of masks, corrected for what it is by chance.
+
+    The corrected score is (R − E) / (1 − E): 0 for chance and 1 for equal masks. E is the mean of R
+    over B random permutations of the videos of the others and the order that they have. Under
+    chance all B + 1 orders are alike, so the largest corrected score exceeds those of all
+    permutations with probability 1 / (B + 1). (If no video could keep its place, as in
+    derangements, they would not be alike: with 4 videos noise would pass in 4 of 10 cases.)
 
     Parameters
     ----------
     masks, others : array-like of shape (N, P, Q) and (N, P, R), bool
         Masks as in `overlap`, of N ≥ 2 videos.
     permutations : int
-        Number of permutations of the videos, B, without any that stays in its place.
+        Number of permutations of the videos, B, none of which is the order that they have.
     rng : numpy.random.Generator
 
     Returns
     -------
-    expected : ndarray of shape (Q, R)
-        Mean overlap over the permutations.
-    largest : ndarray of shape (B,)
-        Largest excess of any overlap over its expectation, in each permutation: corrected scores of
-        noise.
+    scores : ndarray of shape (Q, R)
+        Corrected scores.
+    largest : float
+        Largest corrected score of any two masks in any of the permutations: that of noise.
     """
     others = np.asarray(others)
+    own = overlap(masks, others)
     drawn = np.stack([
-        overlap(masks, others[_derangement(len(others), rng)]) for _ in range(permutations)
+        overlap(masks, others[_permutation(len(others), rng)]) for _ in range(permutations)
     ])  # fmt: skip
-    expected = drawn.mean(axis=0)
-    return expected, corrected(drawn, expected).max(axis=(1, 2))
+    expected = (drawn.sum(axis=0) + own) / (permutations + 1)
+    return _corrected(own, expected), float(_corrected(drawn, expected).max())
 
 
-def corrected(scores: Array, expected: Array) -> Array:
-    """Return scores corrected for chance: (R − E) / (1 − E), 0 for chance and 1 for the best."""
+def _corrected(scores: Array, expected: Array) -> Array:
+    """Return scores corrected for chance: (R − E) / (1 − E)."""
     return np.asarray((scores - expected) / np.maximum(1.0 - expected, 1e-6))
 
 
-def _derangement(count: int, rng: np.random.Generator) -> Array:
-    """Return a random order of videos in which none stays in its place."""
-    order = rng.permutation(count)
-    step = int(rng.integers(1, count))
-    shifted = np.empty(count, int)
-    shifted[order] = np.roll(order, step)
-    return shifted
+def _permutation(count: int, rng: np.random.Generator) -> Array:
+    """Return a random order of videos that is not their own."""
+    order = np.arange(count)
+    while (order == np.arange(count)).all():
+        order = rng.permutation(count)
+    return order
