@@ -9,6 +9,7 @@ from xplique_dirpairs import (
     ConvexNMFFactorizer,
     DirectionPairsFactorizer,
     KMeansFactorizer,
+    VideoPairs,
     VideoProbe,
     discover_video_concepts,
     masked_importance,
@@ -248,6 +249,9 @@ def test_concepts_that_do_not_move_are_only_found_without_correction():
         (lambda p, v: discover_video_concepts(
             p, v, heads=[(0, 0)], extractor=lambda: KMeansFactorizer(10**6)
         ), "no head has concepts"),
+        (lambda p, v: discover_video_concepts(p, v[:0]), r"there are no videos: shape \(0, 8"),
+        (lambda p, v: masked_importance(p, v[:0], lambda y, x: y[:, 0]), "there are no videos"),
+        (lambda p, v: VideoPairs(v[:0]), "there are no videos"),
         (lambda p, v: rosetta([random_masks(2, 0.1)]), "two networks"),
         (lambda p, v: rosetta([random_masks(2, 0.1), random_masks(2, 0.1, 10)]), "same videos"),
         (lambda p, v: rosetta([random_masks(2, 0.1)] * 2, [[1], [1]]), "one for each of 2"),
@@ -259,4 +263,27 @@ def test_concepts_that_do_not_move_are_only_found_without_correction():
 )  # fmt: skip
 def test_bad_input_is_refused(probe, videos, use, message):
     with pytest.raises(ValueError, match=message):
+        use(probe, videos)
+
+
+@pytest.mark.parametrize("proposals", ["tubelets", "positions"])
+def test_one_factorizer_for_all_heads_is_refused(probe, videos, proposals):
+    one = KMeansFactorizer(2, random_state=0)
+    settings = {"proposals": proposals, "count": 4, "extractor": lambda: one}
+    with pytest.raises(ValueError, match=r"the same KMeansFactorizer for two heads: .* new one"):
+        discover_video_concepts(probe, videos, **settings)
+    assert len(discover_video_concepts(probe, videos, heads=[(0, 0)], **settings).units) == 2
+
+
+@pytest.mark.parametrize(
+    ("use", "message"),
+    [
+        (lambda p, v: discover_video_concepts(p.model, v), r"a VideoProbe, not .*: call"),
+        (lambda p, v: discover_video_concepts(p, v, extractor=KMeansFactorizer(3)),
+         r"a factorizer, such as lambda: KMeansFactorizer\(8\), not KMeansF"),
+        (lambda p, v: discover_video_concepts(p, v, extractor=lambda: 3), "a factorizer, not int"),
+    ],
+)  # fmt: skip
+def test_what_makes_no_concepts_is_refused(probe, videos, use, message):
+    with pytest.raises(TypeError, match=message):
         use(probe, videos)

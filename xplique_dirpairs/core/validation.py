@@ -81,9 +81,7 @@ def as_inputs(images: ArrayLike) -> Array:
     What has five axes are videos of T frames; everything else is checked as by `as_images`.
     """
     array = _as_array("images", images, _DATASET)
-    if array.ndim == 5 and array.size:
-        return array
-    return as_images(array)
+    return _not_empty(array) if array.ndim == 5 else as_images(array)
 
 
 def as_videos(videos: ArrayLike) -> Array:
@@ -91,12 +89,19 @@ def as_videos(videos: ArrayLike) -> Array:
     array = _as_array("videos", videos, _DATASET)
     if array.ndim == 4:
         array = array[None]
-    if array.ndim != 5 or array.size == 0:
+    if array.ndim != 5:
         raise ValueError(
             "videos must have shape (N, frames, height, width, channels) or (frames, height, "
             f"width, channels), not {array.shape}"
         )
-    return array
+    return _not_empty(array)
+
+
+def _not_empty(videos: Array) -> Array:
+    """Return videos (N, T, height, width, C); raise a ValueError if there is nothing in them."""
+    if videos.size == 0:
+        raise ValueError(f"there are no videos: shape {videos.shape}")
+    return videos
 
 
 def check_inputs(images: ArrayLike) -> Array:

@@ -11,11 +11,17 @@ from typing import IO, Any
 import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
+from xplique.concepts.factorizer import ConceptFactorizer
 
 from xplique_dirpairs.core.batching import as_positions, by_position
 from xplique_dirpairs.core.progress import progress
 from xplique_dirpairs.core.types import Array
-from xplique_dirpairs.core.validation import check_choice, check_fraction, check_integer
+from xplique_dirpairs.core.validation import (
+    check_choice,
+    check_fraction,
+    check_integer,
+    check_type,
+)
 from xplique_dirpairs.extractors.concept_reader import ConceptReader
 from xplique_dirpairs.factorizers.convex import ConvexNMFFactorizer
 from xplique_dirpairs.metrics.blend import firing_thresholds
@@ -327,8 +333,8 @@ def discover_video_concepts(
     heads : sequence of (int, int), optional
         Heads to look into. None: all.
     extractor : callable, optional
-        Makes an unfitted factorizer, such as ``lambda: DirectionPairsFactorizer(8)``. None:
-        `ConvexNMFFactorizer`, which finds the number of concepts of each head.
+        Makes an unfitted factorizer, such as ``lambda: DirectionPairsFactorizer(8)``: a new one for
+        each head. None: `ConvexNMFFactorizer`, which finds the number of concepts of each head.
     proposals : {"tubelets", "positions"}, default="tubelets"
         "tubelets": the factorizer is fitted on the mean features of tubelets, and a tubelet belongs
         to the concept of its largest coefficient. "positions": on the features of all tokens;
@@ -350,16 +356,20 @@ def discover_video_concepts(
 
     Raises
     ------
+    TypeError
+        If ``probe`` is no `VideoProbe`, or ``extractor`` does not make factorizers.
     ValueError
-        If videos do not fit the network, an argument is out of range, or no head has concepts.
+        If videos do not fit the network, an argument is out of range, ``extractor`` returns one
+        factorizer twice, or no head has concepts.
     """
+    check_type("probe", probe, VideoProbe, "a VideoProbe", "call VideoProbe(model)")
     check_choice("part", part, PARTS)
     check_choice("proposals", proposals, (TUBELETS, POSITIONS))
     check_integer("count", count)
     check_fraction("rate", rate)
     chosen = probe.check_heads(heads)
     inputs = probe.check_videos(videos)
-    make = extractor or (lambda: ConvexNMFFactorizer(None, random_state=random_state))
+    make = _maker(extractor or (lambda: ConvexNMFFactorizer(None, random_state=random_state)))
     settings = {"proposals": proposals, "count": count, "compactness": compactness}
     by_head: dict[Head, HeadConcepts] = {}
     skipped: dict[Head, str] = {}
@@ -368,14 +378,39 @@ def discover_video_concepts(
         features = probe.layer_features(inputs, layer, part)
         for head in (one for one in chosen if one[0] == layer):
             maps = np.ascontiguousarray(features[..., head[1], :])
+            factorizer = make()
             try:
-                by_head[head] = _concepts_of(maps, make(), rate, settings)
+                by_head[head] = _concepts_of(maps, factorizer, rate, settings)
             except ValueError as error:
                 skipped[head] = str(error)
     if not by_head:
         head, reason = next(iter(skipped.items()))
         raise ValueError(f"no head has concepts; head {head}: {reason}")
     return VideoConcepts(probe, by_head, part, proposals, skipped, inputs, settings)
+
+
+def _maker(extractor: Callable[[], Any]) -> Callable[[], ConceptFactorizer]:
+    """Return a function that makes a new factorizer at each call, or raises an error."""
+    if not callable(extractor):
+        raise TypeError(
+            "extractor must be a function that makes a factorizer, such as lambda: "
+            f"KMeansFactorizer(8), not {type(extractor).__name__}"
+        )
+    made: list[ConceptFactorizer] = []
+
+    def make() -> ConceptFactorizer:
+        factorizer = extractor()
+        check_type("what extractor() returns", factorizer, ConceptFactorizer, "a factorizer")
+        # Readers hold the factorizer: with the next fit, they would read the next head's concepts.
+        if any(factorizer is one for one in made):
+            raise ValueError(
+                f"extractor() returned the same {type(factorizer).__name__} for two heads: let it "
+                f"make a new one at each call, lambda: {type(factorizer).__name__}(…)"
+            )
+        made.append(factorizer)
+        return factorizer
+
+    return make
 
 
 def _concepts_of(
