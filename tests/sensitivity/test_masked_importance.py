@@ -1,5 +1,7 @@
 """`masked_importance` for concepts at one or several layers of a network."""
 
+import pickle
+
 import keras
 import matplotlib.pyplot as plt
 import numpy as np
@@ -75,6 +77,44 @@ def test_curves_fall_fastest_from_most_to_least():
 def test_other_estimators_are_offered(estimator):
     result = found(estimator=estimator)
     assert result.estimator == estimator and result.importance.argmax() == 2
+
+
+def interrupted_after(calls):
+    """Return a performance that is interrupted after some calls, the first with all concepts."""
+    made = []
+
+    def performance(outputs, inputs):
+        made.append(1)
+        if len(made) > calls:
+            raise KeyboardInterrupt
+        return outputs[:, 0]
+
+    return performance
+
+
+def test_an_interruption_keeps_the_sets_before_it():
+    inputs = np.zeros((2, 4, 4, 3))
+    complete = found(subsets=40)
+    assert not complete.interrupted
+    part = masked_importance(Planted(), inputs, interrupted_after(31), subsets=40)
+    assert part.interrupted and "30 sets, interrupted (ridge" in str(part)
+    assert part.kept.shape == (30, CONCEPTS) and part.performances.shape == (30, 2)
+    np.testing.assert_array_equal(part.performances, complete.performances[:30])
+    assert part.importance.argmax() == 2
+    few = masked_importance(Planted(), inputs, interrupted_after(4), subsets=40)
+    assert few.interrupted and few.estimator == "difference" and len(few.kept) == 3
+    with pytest.raises(KeyboardInterrupt):
+        masked_importance(Planted(), inputs, interrupted_after(2), subsets=40)
+
+
+def test_importances_can_be_pickled_without_the_network():
+    result = found()
+    again = pickle.loads(pickle.dumps(result))
+    np.testing.assert_array_equal(again.importance, result.importance)
+    assert str(again.table()) == str(result.table()) and again.by_head() == result.by_head()
+    with pytest.raises(ValueError, match="curves need the network"):
+        again.curves()
+    assert result.curves(step=6).areas
 
 
 # ------------------------------------------------------------ layers of a network

@@ -81,8 +81,8 @@ def set_importance(
         "ridge": coefficients of a ridge regression of the performance on the centred indicators of
         what is kept; generalised cross-validation chooses the penalty. A constant is added to all
         of them so that they predict the intact performance: an inert concept has 0 where concepts
-        add up. With fewer sets than concepts, "difference" is used instead. "difference": mean
-        performance of the sets that keep a concept, less that of the others. "paper": mean of
+        add up. With K ≤ Q + 1 sets, "difference" is used instead. "difference": mean performance of
+        the sets that keep a concept, less that of the others. "paper": mean of
         (intact − performance) · [removed], as in the paper of VTCD. "code": sum of performance ·
         [kept], as in its code.
 

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 
 from xplique_dirpairs.core.batching import slices
-from xplique_dirpairs.core.progress import progress
+from xplique_dirpairs.core.progress import KeepOnInterrupt, progress
 from xplique_dirpairs.core.tables import Cell, Table
 from xplique_dirpairs.core.types import Array
 from xplique_dirpairs.core.validation import (
@@ -82,7 +82,9 @@ class MaskedImportance:
     intact : ndarray of shape (N,)
         Performance with all concepts.
     estimator, removal : str
-        What was used: "difference" instead of "ridge" if there are fewer sets than concepts.
+        What was used: "difference" instead of "ridge" if there are at most Q + 1 sets.
+    interrupted : bool
+        Whether Ctrl-C ended the evaluation of the sets: K is then the number of sets before it.
     """
 
     importance: Array
@@ -94,14 +96,19 @@ class MaskedImportance:
     intact: Array
     estimator: str
     removal: str
-    _evaluate: Callable[[Array], Array] = field(repr=False)
+    interrupted: bool
+    _evaluate: Callable[[Array], Array] | None = field(repr=False)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_evaluate": None}  # it holds compiled functions of the network
 
     def __str__(self) -> str:
         order = np.argsort(-np.nan_to_num(self.importance), kind="stable")[:3]
         first = ", ".join(f"{self.unit_names[q]} {self.importance[q]:+.3g}" for q in order)
+        sets = f"{len(self.kept)} sets{', interrupted' if self.interrupted else ''}"
         return (
-            f"importance of {len(self.units)} concepts from {len(self.kept)} sets "
-            f"({self.estimator}, removal {self.removal}): {first}"
+            f"importance of {len(self.units)} concepts from {sets} ({self.estimator}, removal "
+            f"{self.removal}): {first}"
         )
 
     def by_layer(self) -> dict[int, float]:
@@ -138,8 +145,14 @@ class MaskedImportance:
         Raises
         ------
         ValueError
-            If an argument is out of range.
+            If an argument is out of range, or the importance comes from a pickle or a copy, which
+            do not hold the network.
         """
+        if self._evaluate is None:
+            raise ValueError(
+                "curves need the network, which pickles and copies of an importance do not hold: "
+                "take them from the result of masked_importance itself"
+            )
         count = len(self.units)
         step = max(1, count // 20) if step is None else step
         check_integer("step", step)
@@ -264,7 +277,7 @@ def masked_importance(
     fraction : float, default=0.5
         Share of the concepts that a set removes, in (0, 1).
     estimator : {"ridge", "difference", "paper", "code"}, default="ridge"
-        How importance is estimated: see `metrics.masked.set_importance`. With fewer sets than
+        How importance is estimated: see `metrics.masked.set_importance`. With K ≤ Q + 1 sets of Q
         concepts, "difference" replaces "ridge".
     removal : {"zero", "mean", "minus_infinity", "suppress"}, default="zero"
         What removing a concept means. In a head: its keys (or queries, or values) are set to 0
@@ -281,6 +294,8 @@ def masked_importance(
     Returns
     -------
     result : MaskedImportance
+        After Ctrl-C it is that of the sets evaluated so far, and ``interrupted`` is True;
+        KeyboardInterrupt is raised if there are fewer than two.
 
     Raises
     ------
@@ -317,15 +332,17 @@ def masked_importance(
         return values
 
     intact = evaluate(np.zeros(count, bool))
-    performances = np.stack(
-        [evaluate(~row) for row in progress(kept, subsets, "masked importance", verbose, "set")]
-    )
+    rows: list[Array] = []
+    with KeepOnInterrupt(lambda: len(rows) > 1) as sets:
+        for row in progress(kept, subsets, "masked importance", verbose, "set"):
+            rows.append(evaluate(~row))
+    performances, kept = np.stack(rows), kept[: len(rows)]
     importance, error, used = set_importance(
         performances.mean(axis=1), kept, float(intact.mean()), estimator
     )
     return MaskedImportance(
         importance, error, subject.units, subject.unit_names, kept, performances, intact, used,
-        removal, evaluate,
+        removal, sets.interrupted, evaluate,
     )  # fmt: skip
 
 
