@@ -108,6 +108,15 @@ def test_folders_of_frames_are_videos_and_no_classes(tmp_path):
     assert files.classes == [] and [p.name for p in files.by_class[""]] == ["one", "two.gif"]
 
 
+def test_a_note_says_that_folders_of_images_are_taken_for_videos(tmp_path):
+    for name, count in (("cat", 4), ("dog", 7)):
+        save_frames(tmp_path / name, grey(count))
+    [note] = find_videos(tmp_path).notes
+    assert "2 folders of images (4 to 7 in each) are taken for 2 videos" in note
+    save_animation(tmp_path / "clips" / "jump" / "a.gif", grey(2))
+    assert find_videos(tmp_path / "clips").notes == ()
+
+
 @pytest.mark.parametrize(
     ("name", "message"),
     [("empty", "holds no videos, each of which is a folder of frames"),
@@ -120,11 +129,11 @@ def test_a_folder_without_videos_is_an_error(tmp_path, name, message):
         find_videos(tmp_path / name)
 
 
-def test_what_cannot_be_read_is_left_out_with_the_reason(tmp_path):
+def test_what_cannot_be_read_is_left_out_with_the_reason(tmp_path, capfd):
     save_animation(tmp_path / "good.gif", grey(4))
     save_animation(tmp_path / "still.gif", grey(1))
-    for name in ("broken.gif", "broken.mp4"):
-        (tmp_path / name).write_bytes(b"no video")
+    (tmp_path / "broken.gif").write_bytes(b"no video")
+    (tmp_path / "broken.mp4").write_bytes(b"\0\0\0\x1cftypisom\0\0\2\0isomiso2mp41" + bytes(99))
     read = read_images(find_videos(tmp_path), (8, 8), read=lambda *given: read_video(*given, 4))
     assert read.pixels.shape == (1, 4, 8, 8, 3) and read.names.tolist() == ["good.gif"]
     assert {file.path: file.reason for file in read.skipped} == {
@@ -132,6 +141,7 @@ def test_what_cannot_be_read_is_left_out_with_the_reason(tmp_path):
         "broken.mp4": "not a video that OpenCV can read",
         "still.gif": "a single picture, not a video",
     }
+    assert capfd.readouterr() == ("", ""), "FFmpeg says nothing"
 
 
 # ------------------------------------------------------------ commands

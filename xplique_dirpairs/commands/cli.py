@@ -13,7 +13,8 @@ With a model and images of your own: list the layers, then write a report.
     xplique-dirpairs layers --model m.keras
     xplique-dirpairs report --model m.keras --images photos --layer out_relu
 
-"photos" holds one folder of images for each class, or images without classes.
+"photos" holds one folder of images for each class, or images without classes. For
+a model of videos it holds folders of frames, animations or video files instead.
 """
 
 from __future__ import annotations

@@ -32,6 +32,9 @@ ANIMATIONS = (".gif", ".webp")
 VIDEOS = (".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm")
 #: What is taken for a video, as text.
 KINDS = f"a folder of frames, or a file {', '.join((*ANIMATIONS, *VIDEOS))}"
+#: FFmpeg, in OpenCV, prints what is wrong with a broken file, unless this says quiet (−8). Why a
+#: file is left out is printed with the result.
+os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
 T = TypeVar("T")
 _FRAMES = tuple(ending for ending in ENDINGS if ending not in ANIMATIONS)
 
@@ -76,12 +79,24 @@ def find_videos(folder: str | os.PathLike[str]) -> ImageFiles:
                 f"{printable(root)} holds no videos, each of which is {KINDS}: give --images a "
                 "folder of videos, or a folder that holds one folder of videos for each class"
             )
-        return ImageFiles(root, {"": own})
+        return ImageFiles(root, {"": own}, tuple(_taken_for_videos(own)))
     notes = [f"{len(own)} videos beside the class folders are left out"] if own else []
     empty = [printable(name) for name in by_class if name not in full]
     if empty:
         notes.append(f"folders without videos are left out: {', '.join(empty)}")
     return ImageFiles(root, full, tuple(notes))
+
+
+def _taken_for_videos(paths: Sequence[Path]) -> Iterator[str]:
+    """Yield a note if folders beside one another are videos: they might be meant as classes."""
+    counts = sorted(sum(map(_is_frame, path.iterdir())) for path in paths if path.is_dir())
+    if counts:
+        images = f"{counts[0]} to {counts[-1]}" if counts[0] < counts[-1] else str(counts[0])
+        yield (
+            f"{len(counts)} folders of images ({images} in each) are taken for {len(counts)} "
+            "videos, whose frames they are. Are the folders classes? Then put folders of frames, "
+            "or other videos, into them: the model takes no single images"
+        )
 
 
 def read_video(
