@@ -34,6 +34,7 @@ def test_tables_figures_and_a_page_are_written(call, lower, tmp_path):
         assert (tmp_path / "connectome" / name).stat().st_size > 0, name
     found = Connectome.load(tmp_path / "connectome" / "connectome.npz")
     assert found.scores[0].shape == (3, 3)
+    assert list(data["paths"]) == [str(k) for k in found.class_ids]
     page = (tmp_path / "connectome" / "connectome.html").read_text(encoding="utf-8")
     assert "<script>alert" not in page and "walk a connectome" in page.lower()
 

@@ -1,4 +1,5 @@
 import itertools
+from dataclasses import replace
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -45,6 +46,20 @@ def test_paths_are_the_strongest_of_all_chains(made):
     assert found[0].names[-1] == "dog"
     assert [p.concepts for p in made.paths(7, count=7)] == [p.concepts for p in found]
     assert len(made.paths(7, count=1000)) == len(chains)
+
+
+def test_classes_of_the_same_name_are_told_apart_by_their_indices(made):
+    same = replace(made, class_names=("crane", "crane"))
+    for k in (3, 7):
+        assert [one.effect for one in same.paths(k)] == [one.effect for one in made.paths(k)]
+        assert {one.names[-1] for one in same.paths(k)} == {f"crane ({k})"}
+    for ask in (same.paths, same.plot):
+        with pytest.raises(ValueError, match=r"name of classes \[3, 7\]: give the index of one"):
+            ask("crane")
+    assert "crane (7)" in str(same.table())
+    figure = same.plot()
+    assert {"crane (3)", "crane (7)"} <= {text.get_text() for text in figure.axes[0].texts}
+    plt.close(figure)
 
 
 def test_metrics_count_positive_kept_edges(made):
@@ -107,7 +122,7 @@ def test_plot_draws_kept_edges_between_at_most_that_many_concepts(made):
 
 
 def test_unknown_classes_are_refused(made):
-    for class_id in (0, "bird"):
+    for class_id in (0, "bird", True, 3.0):
         with pytest.raises(ValueError, match="class_id"):
             made.paths(class_id)
         with pytest.raises(ValueError, match="class_id"):

@@ -1,6 +1,7 @@
 import configparser
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -43,6 +44,14 @@ def test_page_has_concepts_kept_edges_and_chains():
     assert [edge[:2] for edge in data["edges"][0]] == [[1, 1], [0, 0], [1, 0]]
     strongest = found.paths("village")[0]
     assert data["chains"][1][0] == [*strongest.concepts, round(strongest.effect, 6)]
+
+
+def test_classes_of_the_same_name_have_their_own_chains():
+    found = small()
+    chains = data_of(connectome_page(found))["chains"]
+    data = data_of(connectome_page(replace(found, class_names=("crane", "crane"))))
+    assert data["chains"] == chains and chains[0] != chains[1]
+    assert [one["name"] for one in data["layers"][-1]["concepts"]] == ["crane (0)", "crane (1)"]
 
 
 def test_names_cannot_become_markup():

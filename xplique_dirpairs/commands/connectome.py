@@ -68,11 +68,11 @@ def run(arguments: argparse.Namespace, console: Console) -> None:
             layer.name: own for layer, own in zip(found.layers, found.metrics(), strict=True)
         },
         "paths": {
-            name: [
+            str(k): [
                 {"concepts": list(path.concepts), "names": list(path.names), "effect": path.effect}
-                for path in found.paths(name)
+                for path in found.paths(k)
             ]
-            for name in found.class_names
+            for k in found.class_ids
         },
         "suppression": None if tested is None else dict(
             zip(tested.layer_names, tested.correlations.tolist(), strict=True)

@@ -183,8 +183,15 @@ class Connectome:
         """Return the position of a class, given by its index or name, among the K classes."""
         if isinstance(class_id, str):
             check_choice("class_id", class_id, self.class_names)
+            if self.class_names.count(class_id) > 1:
+                pairs = zip(self.class_ids, self.class_names, strict=True)
+                ids = [k for k, name in pairs if name == class_id]
+                raise ValueError(
+                    f"class_id {class_id!r} is the name of classes {ids}: give the index of one"
+                )
             return self.class_names.index(class_id)
-        if class_id not in self.class_ids:
+        is_index = isinstance(class_id, (int, np.integer)) and not isinstance(class_id, bool)
+        if not is_index or class_id not in self.class_ids:
             raise ValueError(
                 f"class_id must be a name or one of the indices {list(self.class_ids)} of the "
                 f"classes with edges, not {class_id!r}"
@@ -227,7 +234,7 @@ class Connectome:
         Parameters
         ----------
         class_id : int or str
-            Index or name of the class.
+            Index of the class; or its name, if no other class with edges has the same one.
         count : int, default=5
             Largest number of chains.
 
@@ -239,7 +246,8 @@ class Connectome:
         Raises
         ------
         ValueError
-            If there are no edges to the class, or ``count`` is not a positive integer.
+            If there are no edges to the class, several classes have its name, or ``count`` is not a
+            positive integer.
         """
         check_integer("count", count)
         k = self._index_of_class(class_id)
@@ -269,12 +277,19 @@ class Connectome:
             f"{layer.name}: {layer.concept_names[i]}"
             for layer, i in zip(self.layers, concepts, strict=True)
         ]
-        return (*names, self.class_names[k])
+        return (*names, self.upper_names(-1)[k])
 
     def upper_names(self, layer: int) -> tuple[str, ...]:
-        """Return the names of what the edges from a layer lead to: concepts, or classes."""
-        last = layer in (-1, len(self.layers) - 1)
-        return self.class_names if last else self.layers[layer + 1].concept_names
+        """Return the names of what the edges from a layer lead to: concepts, or classes.
+
+        A name that several classes have is followed by the index of the class: "crane (134)".
+        """
+        if layer not in (-1, len(self.layers) - 1):
+            return self.layers[layer + 1].concept_names
+        return tuple(
+            name if self.class_names.count(name) == 1 else f"{name} ({k})"
+            for k, name in zip(self.class_ids, self.class_names, strict=True)
+        )
 
     def table(self, at_most: int = 50) -> Table:
         """Return a table of the kept edges, the largest effects of each layer first.
@@ -346,7 +361,8 @@ class Connectome:
         Raises
         ------
         ValueError
-            If there are no edges to the class, or ``at_most`` is not a positive integer.
+            If there are no edges to the class, several classes have its name, or ``at_most`` is not
+            a positive integer.
         """
         check_integer("at_most", at_most)
         classes = np.arange(len(self.class_ids))
@@ -371,7 +387,7 @@ class Connectome:
             ]
             for layer, own in zip(self.layers, chosen, strict=False)
         ]
-        columns.append([(self.class_names[classes[k]], None) for k in chosen[-1]])
+        columns.append([(self.upper_names(-1)[classes[k]], None) for k in chosen[-1]])
         headings = [
             name if len(own) == len(one) else f"{plain(name, 16)}: {len(own)} of {len(one)}"
             for name, own, one in zip(

@@ -70,7 +70,7 @@ def _content(connectome: Connectome) -> dict[str, Any]:
         }
         for layer in connectome.layers
     ]
-    classes = [{"name": name, "crops": []} for name in connectome.class_names]
+    classes = [{"name": name, "crops": []} for name in connectome.upper_names(-1)]
     layers.append({"name": "class", "concepts": classes})
     edges = []
     for each in connectome.edges:
@@ -84,8 +84,8 @@ def _content(connectome: Connectome) -> dict[str, Any]:
             ]
         )
     chains = [
-        [[*path.concepts, path.effect] for path in connectome.paths(name, _CHAINS)]
-        for name in connectome.class_names
+        [[*path.concepts, path.effect] for path in connectome.paths(k, _CHAINS)]
+        for k in connectome.class_ids
     ]
     return {
         "layers": layers,
