@@ -10,6 +10,7 @@ from sklearn.metrics import roc_auc_score
 from xplique_dirpairs import ConceptLayer
 from xplique_dirpairs.connectome.build import EdgeSettings, build_connectome
 from xplique_dirpairs.connectome.layers import learned_positions, survey
+from xplique_dirpairs.connectome.result import Connectome
 from xplique_dirpairs.core.linear_algebra import cosines, match
 from xplique_dirpairs.datasets.planted_connectome import LOWER, UPPER, planted_connectome
 from xplique_dirpairs.factorizers.decompositions import KMeansFactorizer, PCAFactorizer
@@ -272,6 +273,17 @@ def test_k_means_has_edges_by_its_distances(planted):
     assert np.isfinite(found.effects[0]).all()
 
 
+def test_slopes_that_are_0_everywhere_are_warned_of(planted):
+    upper = np.asarray(segment_model(planted.model, LOWER, UPPER)(planted.images))
+    kmeans = KMeansFactorizer(4, random_state=0)
+    kmeans.fit(upper.reshape(-1, upper.shape[-1]))
+    with pytest.warns(UserWarning, match=r"lower to upper: .* 4 of 4 readings are 0 .*'shift'"):
+        found = build(planted, upper=kmeans, exemplars=4)
+    assert not found.effects[0].any()
+    found = build(planted, upper=kmeans, exemplars=4, measure="shift")
+    assert found.effects[0].any()
+
+
 def test_class_ids_choose_the_classes(planted):
     found = build_connectome(
         planted.model, {UPPER: planted.upper}, planted.images, class_ids=[2, 0],
@@ -415,3 +427,14 @@ def test_bad_arguments_are_refused(planted):
     for name, value in (("target", "x"), ("measure", "x"), ("level", 2), ("exemplars", 0)):
         with pytest.raises(ValueError, match=name):
             EdgeSettings(**{name: value})
+    for other in ({"measure": "shift"}, {"direction": "filters"}):
+        with pytest.raises(ValueError, match=r"only slopes along signal vectors .* use noise="):
+            EdgeSettings(noise="permuted labels", **other)
+
+
+def test_settings_of_numpy_are_saved_as_numbers(planted, tmp_path):
+    numbers = {"exemplars": np.int64(5), "sample": np.int32(4), "level": np.float32(0.5), "tie": 0}
+    found = build(planted, **numbers)
+    found.save(tmp_path / "connectome.npz")
+    settings = Connectome.load(tmp_path / "connectome.npz").settings
+    assert {name: settings[name] for name in numbers} == numbers

@@ -26,7 +26,7 @@ from xplique_dirpairs.connectome.responses import (
 from xplique_dirpairs.connectome.result import Connectome, Edges, LayerConcepts
 from xplique_dirpairs.core.batching import as_positions, slices
 from xplique_dirpairs.core.linear_algebra import unit_rows
-from xplique_dirpairs.core.progress import progress
+from xplique_dirpairs.core.progress import progress, warn_caller
 from xplique_dirpairs.core.types import Array
 from xplique_dirpairs.core.validation import (
     Names,
@@ -77,23 +77,29 @@ class EdgeSettings:
         By the gradient; or by a step of one spread of the lower concept, which also shows what a
         saturated detector does.
     exemplars : int, default=50
-        Largest number of images for an upper concept or class: those that show most of it.
+        Largest number of images for an upper concept or class: those that show most of the concept;
+        the surest of those that are predicted as the class, or of all images if none is.
     sample : int, default=64
         Number of images, evenly spaced, in which contributions are measured.
     noise : {"uniform", "permuted labels"}, default="uniform"
-        What a direction is tested against: directions that are uniform on the sphere, or signal
-        vectors estimated from permuted labels of the lower concept.
+        What a direction is tested against: directions that are uniform on the sphere, or, for
+        slopes along signal vectors only, signal vectors estimated from permuted labels of the lower
+        concept. The mean gradient over the exemplars is tested. p is exact for slopes against
+        uniform directions; elsewhere it is that of 200 noise directions and the tail of their
+        values.
     level : float, default=0.05
         Significance level of kept edges.
     correction : {"benjamini-hochberg", "bonferroni", "none"}, default="benjamini-hochberg"
         Correction for all edges between two layers.
     tie : float, default=1e-4
-        Slopes up to this share of the gradient's length count as 0.
+        Slopes up to this share of the gradient's length count as 0; shifts, up to this share of the
+        absolute value that was read before the step.
 
     Raises
     ------
     ValueError
-        If a value is not one of these, or out of range.
+        If a value is not one of these, or out of range, or permuted labels are asked for where no
+        slopes along signal vectors are tested.
     """
 
     target: str = "coefficient"
@@ -112,10 +118,20 @@ class EdgeSettings:
         check_choice("measure", self.measure, MEASURES)
         check_choice("noise", self.noise, NOISES)
         check_choice("correction", self.correction, CORRECTIONS)
-        check_integer("exemplars", self.exemplars)
-        check_integer("sample", self.sample)
+        for name in ("exemplars", "sample"):
+            check_integer(name, getattr(self, name))
+            object.__setattr__(self, name, int(getattr(self, name)))  # JSON takes no numpy integers
         check_fraction("level", self.level)
         check_number("tie", self.tie, minimum=0.0)
+        for name in ("level", "tie"):
+            object.__setattr__(self, name, float(getattr(self, name)))
+        if self.noise != "uniform" and (self.measure, self.direction) != ("slope", "signals"):
+            raise ValueError(
+                "noise='permuted labels' makes signal vectors, which only slopes along signal "
+                f"vectors can be compared with, not measure={self.measure!r} with direction="
+                f"{self.direction!r}: use noise='uniform', or measure='slope' and "
+                "direction='signals'"
+            )
 
 
 _DEFAULT = EdgeSettings()
@@ -185,6 +201,11 @@ def build_connectome(
     Returns
     -------
     connectome : Connectome
+
+    Warns
+    -----
+    UserWarning
+        If slopes of an upper concept are 0 along every direction, as those of K-Means are.
 
     Raises
     ------
@@ -334,6 +355,8 @@ def _edges(
             gradients[q] = g.mean(axis=0)
             scores[:, q] = _signs(g @ directions.T, g, settings.tie).mean(axis=0)
     slopes = (gradients @ directions.T).T
+    if settings.measure == "slope":
+        _warn_of_flat(gradients, title)
     if settings.measure == "shift":
         scores, slopes, noise = _shifts(
             responses, directions, spreads, exemplars, settings, rng, verbose
@@ -352,6 +375,19 @@ def _edges(
     contributions[~np.isfinite(contributions)] = np.nan
     kept = significant(p, settings.level, settings.correction)
     return Edges(scores, effects, contributions, p, kept)
+
+
+def _warn_of_flat(gradients: Array, title: str) -> None:
+    """Warn if what is read above does not change with the features at all, by gradients (J, D)."""
+    flat = np.flatnonzero((gradients == 0).all(axis=1))
+    if len(flat):
+        warn_caller(
+            f"{title}: the slopes of {len(flat)} of {len(gradients)} readings are 0 along every "
+            "direction, so that they have no edges. Coefficients of K-Means are steps, which have "
+            "no slope, and saturated detectors have none either: use EdgeSettings(measure='shift')"
+            ", or target='detector'",
+            UserWarning,
+        )
 
 
 def _signs(slopes: Array, gradients: Array, tie: float) -> Array:
