@@ -49,6 +49,22 @@ def test_other_predictions_can_be_compared(tested):
     assert np.isnan(tested.correlations_with(constant)).all()
 
 
+def test_other_predictions_must_have_the_shapes_of_the_changes(tested):
+    for wrong in (tested.predicted[:1], tuple(each.T for each in tested.predicted)):
+        with pytest.raises(ValueError, match=r"must have the shapes \[\(8, 6\), \(6, 3\)\]"):
+            tested.correlations_with(wrong)
+
+
+def test_the_table_says_why_there_is_no_correlation(tested):
+    assert "no correlation" not in str(tested)
+    steps = replace(tested, predicted=(np.zeros((8, 6)), tested.predicted[1]))
+    assert "lower: no correlation, because the predicted changes" in str(steps)
+    assert "K-Means" in str(steps)
+    nothing = replace(tested, measured=(tested.measured[0], np.full((6, 3), np.nan)))
+    assert "upper: no correlation, because the measured changes" in str(nothing)
+    assert "K-Means" not in str(nothing)
+
+
 def test_table_and_plot(tested):
     assert [row[1].text for row in tested.table().rows] == ["48", "18"]
     figure = tested.plot()

@@ -57,7 +57,18 @@ class SuppressionTest:
         -------
         correlations : ndarray of shape (L,)
             NaN where predictions or changes do not vary.
+
+        Raises
+        ------
+        ValueError
+            If predictions are not of the shapes of ``measured``.
         """
+        shapes = [np.shape(each) for each in predictions]
+        wanted = [each.shape for each in self.measured]
+        if shapes != wanted:
+            raise ValueError(
+                f"predictions must have the shapes {wanted}, one array for each layer, not {shapes}"
+            )
         return np.array([_correlation(*each) for each in zip(predictions, self.measured,
                                                              strict=True)])  # fmt: skip
 
@@ -82,10 +93,23 @@ class SuppressionTest:
                 self.layer_names, self.predicted, self.measured, self.correlations, strict=True
             )
         ]
+        reasons = [
+            f"{name}: no correlation, because the {what} changes of all pairs are the same, or "
+            "unknown."
+            for name, *both in zip(self.layer_names, self.predicted, self.measured, strict=True)
+            for what, values in zip(("predicted", "measured"), both, strict=True)
+            if not _varies(values)
+        ]
         notes = [
             f"Each concept is suppressed alone, at all positions of {self.images} images. Changes "
-            "of the concepts of the next layer, or of the classes, are in their spreads."
+            "of the concepts of the next layer, or of the classes, are in their spreads.",
+            *reasons,
         ]
+        if any(np.isfinite(each).any() and not np.any(each) for each in self.predicted):
+            notes.append(
+                "Changes are predicted from slopes, and those of steps, such as coefficients of "
+                "K-Means, are 0."
+            )
         return Table(["suppressed at", "pairs", "correlation", "mean |change|"], rows, notes)
 
     def plot(self) -> Figure:
@@ -101,10 +125,16 @@ class SuppressionTest:
         )
 
 
+def _varies(values: Array) -> bool:
+    """Return whether there are two different finite values."""
+    known = values[np.isfinite(values)]
+    return known.size > 1 and bool(np.ptp(known) > 0)
+
+
 def _correlation(predicted: Array, measured: Array) -> float:
     known = np.isfinite(predicted) & np.isfinite(measured)
     a, b = predicted[known], measured[known]
-    if a.size < 2 or a.std() == 0 or b.std() == 0:
+    if not (_varies(a) and _varies(b)):
         return float("nan")
     return float(np.corrcoef(a, b)[0, 1])
 
