@@ -27,7 +27,12 @@ def made():
         scores, effects, contributions = rng.standard_normal((3, *shape))
         kept = rng.random(shape) < 0.5
         edges.append(Edges(np.tanh(scores), effects, contributions, rng.random(shape), kept))
-    settings = {"level": 0.05, "correction": "benjamini-hochberg", "images": 9}
+    settings = {
+        "level": 0.05,
+        "correction": "benjamini-hochberg",
+        "direction": "signals",
+        "images": 9,
+    }
     return Connectome(layers, tuple(edges), (3, 7), ("cat", "dog"), settings)
 
 
@@ -71,6 +76,27 @@ def test_metrics_count_positive_kept_edges(made):
     )
     assert figures[1]["branching"] == pytest.approx(positive / 5)
     assert figures[1]["edge mean"] == pytest.approx(np.abs(each.scores[each.kept]).mean())
+
+
+def test_metrics_of_the_published_form_are_those_of_a_slow_second_writing(made):
+    scores = 2 * np.random.default_rng(1).integers(0, 5, (4, 3)) / 4 - 1  # of four segments
+    first = replace(made.edges[0], scores=scores, kept=np.arange(12).reshape(4, 3) % 2 == 0)
+    published = replace(
+        made, edges=(first, *made.edges[1:]), settings={**made.settings, "direction": "cav"}
+    )
+    weights, positive = [], [0, 0, 0]
+    for i, j in itertools.product(range(4), range(3)):
+        share = (1 + scores[i, j]) / 2
+        if (3 * i + j) % 2 == 0:
+            weights.append(share)
+            positive[j] += share > 0
+    assert 0 in weights
+    mean = sum(weights) / len(weights)
+    figures = published.metrics()[0]
+    assert figures["edge mean"] == pytest.approx(mean)
+    variance = sum((one - mean) ** 2 for one in weights) / len(weights)
+    assert figures["edge variance"] == pytest.approx(variance)
+    assert figures["branching"] == pytest.approx(sum(positive) / 3)
 
 
 def test_table_has_the_kept_edges_the_largest_first(made):

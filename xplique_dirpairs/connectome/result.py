@@ -201,20 +201,26 @@ class Connectome:
     # ------------------------------------------------------------ what the graph is like
 
     def metrics(self) -> list[dict[str, float]]:
-        """Return figures of each layer, as the visual concept connectome reports them.
+        """Return figures of each layer, those that the visual concept connectome reports.
+
+        The weight of an edge is its absolute score; of the published form (`itcav`), as published,
+        the share ITCAV in [0, 1], of which the score is 2 ITCAV − 1.
 
         Returns
         -------
         metrics : list of L dict
             For each layer "concepts", their number; "kept", the share of the edges to the next
             layer, or to the classes, that are kept; "branching", the mean number of positive kept
-            edges that lead to a concept of the next layer, or to a class; "edge mean" and "edge
-            variance" of the absolute scores of the kept edges, NaN if there are none.
+            edges that lead to a concept of the next layer, or to a class: those with a score, or of
+            the published form an ITCAV, above 0; "edge mean" and "edge variance" of the weights of
+            the kept edges, NaN if there are none.
         """
+        published = self.settings["direction"] == "cav"
         figures = []
         for layer, each in zip(self.layers, self.edges, strict=True):
-            weights = np.abs(each.scores[each.kept])
-            positive = each.kept & (each.scores > 0)
+            signed = (each.scores + 1.0) / 2.0 if published else each.scores
+            weights = np.abs(signed[each.kept])
+            positive = each.kept & (signed > 0)
             figures.append(
                 {
                     "concepts": float(len(layer.concept_names)),
