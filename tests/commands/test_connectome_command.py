@@ -103,6 +103,13 @@ def test_layers_in_another_order_are_an_error_of_one_line(call, lower):
     assert "does not come before" in ran.err.splitlines()[-1]
 
 
+def test_layers_named_twice_are_refused(call, lower):
+    ran = call("connectome", "--below", lower, lower, "--layer", "features")
+    assert ran.status == 2 and f"--below names a layer twice: {lower} {lower}" in ran.err
+    ran = call("connectome", "--below", "features", "--layer", "features")
+    assert ran.status == 2 and "layer 'features' is that of --layer" in ran.err
+
+
 def test_level_is_checked(call, lower):
     ran = call("connectome", "--below", lower, "--level", 2)
     assert ran.status == 2 and "--level" in ran.err

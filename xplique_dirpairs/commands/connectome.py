@@ -28,14 +28,23 @@ def run(arguments: argparse.Namespace, console: Console) -> None:
     with console.running():
         if not 0 < arguments.level < 1:
             raise UsageError(f"--level must lie between 0 and 1, not {arguments.level}")
+        below = [name for name, _ in arguments.below]
+        if len(set(below)) < len(below):
+            raise UsageError(f"--below names a layer twice: {' '.join(below)}")
         layers: dict[str, Any] = {
             name: arguments.concepts if path is None else DirectionPairs.load(path)
             for name, path in arguments.below
         }
         subject = open_subject(arguments, console)
+        last = str(subject.split.layer)
+        if last in below:
+            raise UsageError(
+                f"layer {last!r} is that of --layer, or of --pairs, and cannot be --below as well: "
+                "name the layers before it"
+            )
         to_fit, to_measure = subject.parts(arguments.held_out, arguments.seed)
         given = given_concepts(subject, arguments, console)
-        layers[str(subject.split.layer)] = given or arguments.concepts
+        layers[last] = given or arguments.concepts
         console.step(f"build the connectome of {len(layers)} layers")
         try:
             found = build_connectome(

@@ -466,6 +466,7 @@ def connectome() -> Options:
             "pairs of a file",
             type=layer_and_file,
             nargs="+",
+            action="extend",
             required=True,
             metavar="NAME",
         ),
