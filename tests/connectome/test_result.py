@@ -1,4 +1,5 @@
 import itertools
+import json
 from dataclasses import replace
 
 import matplotlib.pyplot as plt
@@ -129,6 +130,35 @@ def test_another_file_is_refused(tmp_path):
     np.savez(tmp_path / "other.npz", a=np.zeros(3))
     with pytest.raises(ValueError, match="not a file of a connectome"):
         Connectome.load(tmp_path / "other.npz")
+
+
+@pytest.mark.parametrize(
+    ("arrays", "header"),
+    [
+        ({"0.scores": np.zeros((2, 2))}, {}),
+        ({"1.kept": np.zeros((3, 5))}, {}),
+        ({"0.effects": np.zeros((4, 3), "U1")}, {}),
+        ({"0.signals": np.zeros(())}, {}),
+        ({"0.crops.0": np.zeros(3, np.uint8)}, {}),
+        ({}, {"layers": [["layer 0", ["a"]], ["layer 1", ["b"]], ["layer 2", ["c"]]]}),
+        ({}, {"layers": []}),
+        ({}, {"layers": 5}),
+        ({}, {"settings": {}}),
+        ({}, {"settings": [1]}),
+        ({}, {"settings": {"level": "x", "correction": "none", "direction": "x", "images": 1}}),
+        ({}, {"class_names": ["cat"]}),
+        ({}, {"class_names": [1, 2]}),
+        ({}, {"class_ids": ["x", "y"]}),
+    ],
+)
+def test_files_of_the_right_form_with_other_content_are_damaged(made, tmp_path, arrays, header):
+    path = tmp_path / "connectome.npz"
+    made.save(path)
+    content = dict(np.load(path))
+    content["header"] = np.array(json.dumps({**json.loads(str(content["header"])), **header}))
+    np.savez(path, **{**content, **arrays})
+    with pytest.raises(ValueError, match="is damaged"):
+        Connectome.load(path)
 
 
 def test_plot_draws_kept_edges_between_at_most_that_many_concepts(made):

@@ -144,13 +144,13 @@ def itcav(
         nothing = np.full(scores.shape, np.nan)
         edges.append(Edges(scores, scores, nothing, p, p <= level))
     names = check_class_names(class_names, logits.shape[1])
-    settings = {"target": "centroid", "direction": "cav", "level": level, "correction": "none"}
+    settings = {"target": "centroid", "direction": "cav", "correction": "none"}
     return Connectome(
         tuple(_described(one, crops) for one in given),
         tuple(edges),
         tuple(int(k) for k in ids),
         tuple(names[k] for k in ids),
-        {**settings, "images": len(images)},
+        {**settings, "level": float(level), "images": len(images)},
         layers,
     )
 

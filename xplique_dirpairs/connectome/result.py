@@ -14,13 +14,15 @@ from xplique_dirpairs.core.archives import ArchiveFormat
 from xplique_dirpairs.core.linear_algebra import unit_rows
 from xplique_dirpairs.core.tables import Cell, Table
 from xplique_dirpairs.core.types import Array
-from xplique_dirpairs.core.validation import check_choice, check_integer
+from xplique_dirpairs.core.validation import check_choice, check_integer, shape_fits
 from xplique_dirpairs.extractors.concept_layer import ConceptLayer
 from xplique_dirpairs.plots.connectome import MOST_NODES, plot_connectome
 from xplique_dirpairs.plots.layout import plain
 
 #: Arrays of a layer in a file.
 _ARRAYS = ("signals", "centres", "shares")
+#: Settings that are read of a connectome, whatever built it.
+_SETTINGS = {"level": float, "correction": str, "direction": str, "images": int}
 _FORMAT = ArchiveFormat("xplique_dirpairs.connectome", 1, "a connectome", "Connectome.save")
 
 
@@ -450,8 +452,11 @@ class Connectome:
 
     @classmethod
     def _from_arrays(cls, arrays: dict[str, Array], header: dict[str, Any]) -> Connectome:
+        _check_header(header)
         layers, edges = [], []
+        ends = [*(len(names) for _, names in header["layers"]), len(header["class_ids"])]
         for n, (name, names) in enumerate(header["layers"]):
+            _check_arrays(arrays, n, ends[n], ends[n + 1])
             crops = tuple(arrays[f"{n}.crops.{i}"] for i in range(len(names)))
             own = {one: arrays[f"{n}.{one}"] for one in _ARRAYS}
             layers.append(LayerConcepts(name, tuple(names), crops=crops, **own))
@@ -463,6 +468,41 @@ class Connectome:
             tuple(header["class_names"]),
             header["settings"],
         )
+
+
+def _check_header(header: dict[str, Any]) -> None:
+    """Raise a ValueError unless the values of a file's header are of the kinds that are read."""
+    texts = [
+        *header["class_names"],
+        *(one for name, own in header["layers"] for one in (name, *own)),
+    ]
+    if not header["layers"] or any(type(one) is not str for one in texts):
+        raise ValueError("layers, concepts and classes must have names")
+    ids = header["class_ids"]
+    if len(ids) != len(header["class_names"]) or any(type(k) is not int for k in ids):
+        raise ValueError(f"{len(header['class_names'])} classes must have an index each, not {ids}")
+    for name, kind in _SETTINGS.items():
+        if not isinstance(header["settings"][name], kind):
+            raise ValueError(f"the setting {name!r} is {header['settings'][name]!r}")
+
+
+def _check_arrays(arrays: dict[str, Array], n: int, count: int, above: int) -> None:
+    """Raise a ValueError unless the arrays of layer n fit its concepts and those above it."""
+    edge, width = (count, above), arrays[f"{n}.signals"].shape[-1:]
+    wanted: dict[str, tuple[str, tuple[int | None, ...]]] = {
+        one.name: ("f", edge) for one in fields(Edges)
+    }
+    wanted["kept"] = ("b", edge)
+    wanted |= {name: ("f", (count, *width)) for name in ("signals", "centres")}
+    wanted["shares"] = ("f", (count,))
+    wanted |= {f"crops.{i}": ("u", (None, None, None, None)) for i in range(count)}
+    for name, (kind, shape) in wanted.items():
+        array = arrays[f"{n}.{name}"]
+        if array.dtype.kind != kind or not shape_fits(array.shape, shape):
+            raise ValueError(
+                f"{n}.{name} is {array.dtype} {array.shape}, which does not fit {count} concepts "
+                f"and {above} above them"
+            )
 
 
 def _strength(chain: tuple[float, tuple[int, ...]]) -> tuple[float, tuple[int, ...]]:
