@@ -420,6 +420,13 @@ def test_bad_arguments_are_refused(planted):
         build_connectome(planted.model, dict(reversed(pairs.items())), planted.images, verbose=0)
     with pytest.raises(TypeError, match="dict of layer names"):
         build_connectome(planted.model, [planted.lower], planted.images, verbose=0)
+    with pytest.raises(ValueError, match=r"layers is empty.* \{'block_3': 20"):
+        build_connectome(planted.model, {}, planted.images, verbose=0)
+    for wrong in ("4", 2.5):
+        with pytest.raises(TypeError, match=r"unless it is a number, .* 'lower' must be .*, not"):
+            build_connectome(planted.model, {LOWER: wrong}, planted.images, verbose=0)
+    with pytest.raises(ValueError, match=r"layer 'causes': .* 64 channels"):
+        build_connectome(planted.model, {"causes": planted.lower}, planted.images, verbose=0)
     with pytest.raises(ValueError, match="class_ids must be different"):
         build_connectome(planted.model, pairs, planted.images, class_ids=[0, 9], verbose=0)
     with pytest.raises(ValueError, match="number of concepts of layer"):

@@ -189,6 +189,9 @@ def test_a_diagnosis_is_on_the_page_of_its_image(case, tmp_path):
         write_report(tmp_path, layer, images[:3], settings=settings, verbose=0)
     with pytest.raises(TypeError, match="connectomes must be Connectome"):
         ReportSettings(connectomes={"a": 3})
+    for name in ("connectomes", "diagnoses"):
+        with pytest.raises(TypeError, match=f"{name} must be a dict of .*, not list: such as"):
+            ReportSettings(**{name: [3]})
 
 
 @pytest.mark.parametrize(

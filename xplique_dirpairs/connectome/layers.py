@@ -13,7 +13,7 @@ import numpy as np
 from xplique_dirpairs.core.batching import as_positions, slices
 from xplique_dirpairs.core.progress import progress
 from xplique_dirpairs.core.types import Array
-from xplique_dirpairs.core.validation import Names, check_integer
+from xplique_dirpairs.core.validation import Names, check_integer, check_type, errors_of
 from xplique_dirpairs.data.images import (
     compute_activations,
     concept_maps,
@@ -21,7 +21,7 @@ from xplique_dirpairs.data.images import (
     crop_coefficients,
     default_patch,
 )
-from xplique_dirpairs.extractors.concept_layer import ConceptLayer
+from xplique_dirpairs.extractors.concept_layer import ConceptLayer, as_extractor
 from xplique_dirpairs.learning.learner import learn_pairs
 from xplique_dirpairs.models.graph import check_keras_model
 from xplique_dirpairs.models.segment import segment_model
@@ -65,11 +65,13 @@ def given_layers(
     and ValueError.
     """
     check_keras_model("model", model)
-    if not isinstance(layers, Mapping) or not layers:
-        raise TypeError(
-            "layers must be a dict of layer names to extractors or numbers of concepts, such as "
-            f"{{'block_3': 20, 'block_6': 20}}, not {type(layers).__name__}"
-        )
+    wanted = (
+        "a dict of layer names to extractors or numbers of concepts, such as "
+        "{'block_3': 20, 'block_6': 20}"
+    )
+    check_type("layers", layers, Mapping, wanted)
+    if not layers:
+        raise ValueError(f"layers is empty, but must be {wanted}")
     names = list(layers)
     for lower, upper in pairwise(names):
         segment_model(model, lower, upper)
@@ -86,9 +88,12 @@ def given_layers(
                     f"the concepts given for layer {name!r} belong to layer {given.layer!r}"
                 )
             concept_names, given = given.concept_names, given.fitted
-        made[name] = ConceptLayer.of(
-            given, split, class_names=class_names, concept_names=concept_names
-        )
+        else:
+            as_extractor(given, f"unless it is a number, what is given for layer {name!r}")
+        with errors_of(f"layer {name!r}"):
+            made[name] = ConceptLayer.of(
+                given, split, class_names=class_names, concept_names=concept_names
+            )
     return made
 
 

@@ -334,7 +334,7 @@ def check_named(name: str, values: Mapping[str, Any], wanted: str) -> None:
 
 @contextmanager
 def errors_of(name: str) -> Iterator[None]:
-    """Put the name of a network in front of the messages of errors in its concepts or features."""
+    """Put the name of a network or layer in front of errors in its concepts or features."""
     try:
         yield
     except (TypeError, ValueError) as error:

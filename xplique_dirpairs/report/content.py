@@ -91,6 +91,10 @@ class ReportSettings:
         for name in ("max_images", "nb_crops", "picture_side", "batch_size"):
             check_integer(name, getattr(self, name))
         check_integer("memory", self.memory, 0)
+        wanted = "a dict of names to connectomes"
+        check_type("connectomes", self.connectomes, Mapping, wanted, "such as {'all classes': …}")
+        wanted = "a dict of indices of images to diagnoses"
+        check_type("diagnoses", self.diagnoses, Mapping, wanted, "such as {0: …}")
         for connectome in self.connectomes.values():
             check_type("connectomes", connectome, Connectome, "Connectome", "call build_connectome")
         for diagnosis in self.diagnoses.values():
