@@ -1,5 +1,6 @@
 """Tubelets, concepts of heads, their masks and removal, and concepts that networks share."""
 
+import keras
 import numpy as np
 import pytest
 from sklearn.metrics import adjusted_rand_score
@@ -9,6 +10,7 @@ from xplique_dirpairs import (
     ConvexNMFFactorizer,
     DirectionPairsFactorizer,
     KMeansFactorizer,
+    ProbedSelfAttention,
     VideoPairs,
     VideoProbe,
     discover_video_concepts,
@@ -113,6 +115,26 @@ def test_removing_a_concept_masks_its_tokens(probe, videos):
     np.testing.assert_allclose(run(first), expected, atol=1e-5)
 
 
+@pytest.mark.parametrize("removal", ["zero", "mean", "minus_infinity"])
+def test_each_way_of_removal_is_that_of_the_probe_where_heads_have_several_widths(removal):
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((4, 8, 8, 3))
+    x = keras.layers.Reshape((-1, 12))(keras.layers.Conv3D(12, (2, 4, 4), (2, 4, 4))(inputs))
+    for width in (4, 6):
+        x = keras.layers.Add()([x, ProbedSelfAttention(2, width)(x)])
+    model = keras.Model(inputs, keras.layers.GlobalAveragePooling1D()(x))
+    probe, some = VideoProbe(model), clips(8)
+    concepts = discover_video_concepts(
+        probe, some, heads=[(0, 1), (1, 0)], proposals="positions",
+        extractor=lambda: KMeansFactorizer(2, random_state=0),
+    )  # fmt: skip
+    keep = {(0, 1): 1.0 - concepts.masks(1), (1, 0): 1.0 - concepts.masks(2)}
+    found = concepts.runner(some, removal, 16)(np.array([False, True, True, False]))
+    expected = probe.run(some, keep, removal=removal)
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    assert np.abs(found - probe.run(some)).max() > 1e-4
+
+
 def test_direction_pairs_are_suppressed_along_their_signal_vectors(probe, videos, quick_learning):
     concepts = discover_video_concepts(
         probe, videos, heads=[(0, 0), (1, 1)], proposals="positions",
@@ -125,6 +147,14 @@ def test_direction_pairs_are_suppressed_along_their_signal_vectors(probe, videos
     none = np.zeros(4, bool)
     np.testing.assert_allclose(run(none), probe.run(videos), atol=1e-5)
     assert np.abs(run(~none) - run(none)).max() > 1e-4
+
+    def without_the_second(x):
+        moved = pairs.suppress(x[:, :, 1], [1])
+        return np.stack([x[:, :, 0], moved, x[:, :, 2]], axis=2)
+
+    expected = probe.runner_of([lambda x: x, without_the_second], "keys")(videos)
+    np.testing.assert_allclose(run(np.arange(4) == 3), expected, atol=1e-5)
+    assert np.abs(run(np.arange(4) == 2) - expected).max() > 1e-4
     found = masked_importance(concepts, videos, lambda y, x: y[:, 0], subsets=6, removal="suppress")
     assert found.removal == "suppress"
     other = discover_video_concepts(probe, videos, heads=[(0, 0)], count=4)

@@ -254,8 +254,11 @@ class VideoConcepts:
         ]
         fills = None
         if removal == MEAN:
-            channels = next(iter(self.by_head.values())).mean.size
-            fills = [np.zeros((number, channels), np.float32) for number in numbers]
+            channels = {layer: own.mean.size for (layer, _), own in self.by_head.items()}
+            fills = [
+                np.zeros((number, channels.get(k, 1)), np.float32)
+                for k, number in enumerate(numbers)
+            ]
             for (layer, head), own in self.by_head.items():
                 fills[layer][head] = own.mean
 
