@@ -7,18 +7,22 @@ all of its versions; `ProbedSelfAttention` depends on none of them.
 
 from __future__ import annotations
 
+import inspect
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import keras
 import tensorflow as tf
 
-from xplique_dirpairs.models.graph import inner_layers, node_of
+from xplique_dirpairs.models.copies import all_layers
+from xplique_dirpairs.models.graph import nodes_before
 from xplique_dirpairs.models.switches import Slot
 
 #: What a head computes of its tokens.
 PARTS = ("queries", "keys", "values")
-_SMALLEST = 1e-20
+#: Logit of a token that is not attended to: −∞, but finite, so that a row of them is no NaN.
+_NO_LOGIT = -1e30
 
 
 class HeadEdit(NamedTuple):
@@ -117,13 +121,25 @@ def attended(layer: Any, heads: HeadEdit) -> Any:
     """Return the output (n, tokens, channels) of an attention layer for its heads."""
     scale = 1.0 / float(heads.queries.shape[-1]) ** 0.5
     logits = keras.ops.einsum("nthd,nshd->nhts", heads.queries * scale, heads.keys)
-    weights = keras.ops.softmax(logits, axis=-1)
-    if heads.attended is not None:
-        weights = weights * keras.ops.transpose(heads.attended, (0, 2, 1))[:, :, None, :]
-        total = keras.ops.sum(weights, axis=-1, keepdims=True)
-        weights = weights / keras.ops.maximum(total, _SMALLEST)
+    if heads.attended is None:
+        weights = keras.ops.softmax(logits, axis=-1)
+    else:
+        weights = keras.ops.cast(_weights_of_attended(logits, heads.attended), logits.dtype)
     context = keras.ops.einsum("nhts,nshd->nthd", weights, heads.values)
     return projection(layer, "output")(context)
+
+
+def _weights_of_attended(logits: Any, attended: Any) -> Any:
+    """Return the softmax of logits (n, heads, tokens, tokens) + log(attended), in float32.
+
+    Half precision would hold neither small weights nor a logit for −∞. Heads that attend to nothing
+    have weights of 0.
+    """
+    shares = keras.ops.transpose(keras.ops.cast(attended, "float32"), (0, 2, 1))[:, :, None, :]
+    kept = shares > 0
+    moved = keras.ops.cast(logits, "float32") + keras.ops.log(keras.ops.where(kept, shares, 1.0))
+    weights = keras.ops.softmax(keras.ops.where(kept, moved, _NO_LOGIT), axis=-1)
+    return weights * keras.ops.cast(keras.ops.any(kept, axis=-1, keepdims=True), "float32")
 
 
 def projection(layer: Any, name: str) -> Any:
@@ -143,17 +159,89 @@ def number_of_heads(layer: Any) -> int:
     return int(layer._num_heads if number is None else number)
 
 
-def attention_layers(model: keras.Model) -> Iterator[Any]:
-    """Yield the self-attention layers of a model that can be probed, in the order of its layers."""
-    for layer in inner_layers(model):
-        if isinstance(layer, ProbedSelfAttention) or _is_plain_self_attention(layer):
-            yield layer
+# ------------------------------------------------------------ which layers
 
 
-def _is_plain_self_attention(layer: Any) -> bool:
-    """Return whether a layer is Keras's attention, of tokens to themselves and without masks."""
-    if type(layer) is not keras.layers.MultiHeadAttention or not layer.built:
-        return False
-    node = node_of(layer.output)
-    sources = {id(tensor) for tensor in node.input_tensors}
-    return len(sources) == 1 and not node.arguments.kwargs.get("use_causal_mask", False)
+class FoundAttention(NamedTuple):
+    """An attention layer of a model.
+
+    Attributes
+    ----------
+    name : str
+        Its name; with the names of the nested models around it, "block/attention", where several
+        attention layers have that name.
+    layer : keras.layers.Layer
+    output : keras.KerasTensor, or None
+        Its output in the graph of the model that it is in.
+    reason : str
+        Why it cannot be probed, such as "has a mask". Empty: it can.
+    """
+
+    name: str
+    layer: Any
+    output: Any
+    reason: str
+
+
+def attention_layers(model: keras.Model) -> list[FoundAttention]:
+    """Return the attention layers of a model, at any depth, in the order of its layers."""
+    found = list(_attention_in(model, "", 1, False))
+    number = Counter(one.layer.name for one in found)
+    return [
+        one if number[one.layer.name] > 1 else one._replace(name=one.layer.name) for one in found
+    ]
+
+
+def _attention_in(
+    model: keras.Model, prefix: str, uses: int, masked: bool
+) -> Iterator[FoundAttention]:
+    """Yield the attention layers of a model that is used some times, maybe with a mask."""
+    nodes = {id(node): node for output in model.outputs for node in nodes_before(output)}
+    for layer in model.layers:
+        own = [node for node in nodes.values() if node.operation is layer]
+        path, number = f"{prefix}{layer.name}", uses * len(own)
+        if isinstance(layer, keras.Model) and getattr(layer, "outputs", None):
+            yield from _attention_in(
+                layer, f"{path}/", number, masked or any(map(_takes_mask, own))
+            )
+        elif _is_attention(layer):
+            reason = _reason_against(layer, own[0], number, masked)
+            yield FoundAttention(path, layer, own[0].output_tensors[0], reason)
+        else:
+            for inner in all_layers(layer):
+                if _is_attention(inner):
+                    reason = f"is inside a {type(layer).__name__}, which is no functional model"
+                    yield FoundAttention(f"{path}/{inner.name}", inner, None, reason)
+
+
+def _is_attention(layer: Any) -> bool:
+    """Return whether the class of a layer is called attention, or is a child of Keras's."""
+    known = isinstance(layer, (ProbedSelfAttention, keras.layers.MultiHeadAttention))
+    return known or "attention" in type(layer).__name__.lower()
+
+
+def _reason_against(layer: Any, node: Any, uses: int, masked: bool) -> str:
+    """Return why an attention layer cannot be probed; empty if it can."""
+    if uses > 1:
+        return f"is used {uses} times"
+    if isinstance(layer, ProbedSelfAttention):
+        return ""
+    if type(layer) is not keras.layers.MultiHeadAttention:
+        return f"is a {type(layer).__name__}"
+    given = inspect.signature(layer.call).bind(*node.arguments.args, **node.arguments.kwargs)
+    masks = [value for name, value in given.arguments.items() if "mask" in name]
+    if masked or _takes_mask(node) or not all(mask is None or mask is False for mask in masks):
+        return "has a mask"
+    if len({id(tensor) for tensor in node.input_tensors}) > 1:
+        return "attends to other tokens than its own"
+    if len(node.output_tensors) > 1:
+        return "returns its scores as well"
+    rank, axes = len(node.input_tensors[0].shape), layer.get_config()["attention_axes"]
+    if rank != 3 or tuple(axes or (1,)) != (1,):
+        return f"attends along the axes {axes} of {rank}, not along the tokens of (N, tokens, D)"
+    return ""
+
+
+def _takes_mask(node: Any) -> bool:
+    """Return whether a mask comes to a node with its inputs, from a layer such as Masking."""
+    return any(getattr(tensor, "_keras_mask", None) is not None for tensor in node.input_tensors)

@@ -249,30 +249,58 @@ def _unchanged(source: keras.KerasTensor, sequence: keras.KerasTensor) -> set[in
     return set(np.flatnonzero((one == other).all(axis=-1)).tolist())
 
 
-def token_grid(sequence: keras.KerasTensor) -> tuple[int, int, int] | None:
+def token_grid(sequence: keras.KerasTensor, of_video: bool) -> tuple[int, int, int] | None:
     """Return frames, rows and columns of the map that a sequence of tokens was made of.
 
     Parameters
     ----------
     sequence : keras.KerasTensor
         Tokens, of shape (N, tokens, channels), in the graph of a model.
+    of_video : bool
+        Whether the network takes videos. Then (N, T, P, channels) are P patches of T frames.
 
     Returns
     -------
     grid : (int, int, int), or None
-        For maps without frames, one frame. None if the graph does not show it. The tokens may be
-        more than the map has cells: class tokens are added after it.
+        For images, one frame. None if the graph does not show it. The tokens may be more than the
+        map has cells: class tokens are added after it.
     """
     for node in reversed(nodes_before(sequence)):
         inner, tensor = node.operation, node.output_tensors[0]
         if isinstance(inner, keras.Model) and getattr(inner, "outputs", None):
-            found = token_grid(inner.outputs[0])
+            found = token_grid(inner.outputs[0], of_video)
             if found is not None:
                 return found
         if len(node.input_tensors) != 1 or len(tensor.shape) != 3:
             continue
         shape = node.input_tensors[0].shape
-        cells = (1, *shape[1:3]) if len(shape) == 4 else shape[1:4]
-        if len(shape) in (4, 5) and None not in cells and int(np.prod(cells)) == tensor.shape[1]:
+        if len(shape) == 4 and of_video:
+            cells = _grid_of_patches(node.input_tensors[0])
+        elif len(shape) in (4, 5):
+            cells = shape[-4:-1] if len(shape) == 5 else (1, *shape[1:3])
+        else:
+            continue
+        if cells is not None and None not in cells and int(np.prod(cells)) == tensor.shape[1]:
             return cells[0], cells[1], cells[2]
+    return None
+
+
+def _grid_of_patches(patches: keras.KerasTensor) -> tuple[int, int, int] | None:
+    """Return the grid (T, rows, columns) that patches (N, T, P, channels) were made of, if shown.
+
+    Layers in between that keep T and P are passed; an exchange of axes is not.
+    """
+    frames, number = patches.shape[1:3]
+    while node_of(patches).input_tensors:
+        node = node_of(patches)
+        before = node.input_tensors[0]
+        if _permuted_axes(node.operation, len(before.shape)) is not None:
+            return None
+        shape = before.shape
+        if len(shape) == 5 and None not in shape[1:4]:
+            is_same = shape[1] == frames and shape[2] * shape[3] == number
+            return (shape[1], shape[2], shape[3]) if is_same else None
+        if shape[1:3] != (frames, number):
+            return None
+        patches = before
     return None

@@ -12,8 +12,12 @@ from typing import Any
 import keras
 import numpy as np
 
-from xplique_dirpairs.models.copies import described
+from xplique_dirpairs.models.copies import all_layers, described
 from xplique_dirpairs.models.graph import inner_layers
+from xplique_dirpairs.models.noise import are_equal, tolerance_of
+
+#: Difference, relative to the largest output, that the order of additions explains.
+_TOLERANCE = 1e-4
 
 
 class Slot:
@@ -97,11 +101,19 @@ def switched_copy(
     return result, list(slots.values())
 
 
-def check_same_outputs(model: keras.Model, copied: keras.Model, inputs: Any) -> None:
-    """Raise a ValueError unless a switched copy computes what the network does."""
+def check_same_outputs(
+    model: keras.Model,
+    copied: Callable[..., Any],
+    inputs: Any,
+    cause: str = "a custom layer keeps state that is no weight, or one that is created when it is "
+    "called",
+) -> None:
+    """Raise a ValueError unless a switched copy computes what the network does.
+
+    ``cause`` says why it may not, and what to do.
+    """
     ours, theirs = (np.asarray(one(inputs, training=False)) for one in (model, copied))
-    if np.abs(ours - theirs).max() > 1e-4 * max(float(np.abs(ours).max()), 1e-6):
+    if not are_equal(ours, theirs, max(_TOLERANCE, tolerance_of(all_layers(model)))):
         raise ValueError(
-            f"a copy of model {model.name!r} does not compute what the model does: a custom layer "
-            "keeps state that is no weight, or one that is created when it is called"
+            f"a copy of model {model.name!r} does not compute what the model does: {cause}"
         )

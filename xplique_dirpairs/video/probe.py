@@ -21,11 +21,13 @@ from xplique_dirpairs.core.validation import (
 )
 from xplique_dirpairs.models.attention import (
     PARTS,
+    FoundAttention,
     HeadEdit,
     SwitchedAttention,
     attention_layers,
     number_of_heads,
 )
+from xplique_dirpairs.models.graph import check_single
 from xplique_dirpairs.models.layout import token_grid
 from xplique_dirpairs.models.switches import check_same_outputs, switched_copy
 from xplique_dirpairs.models.tracing import any_number
@@ -51,10 +53,12 @@ class VideoProbe:
     Parameters
     ----------
     model : keras.Model
-        A functional network with self-attention layers: `ProbedSelfAttention`, or
-        `keras.layers.MultiHeadAttention` of tokens to themselves, without masks.
+        A functional network of one input and one output with self-attention layers:
+        `ProbedSelfAttention`, or `keras.layers.MultiHeadAttention` of tokens (N, tokens, D) to
+        themselves, without masks. Other attention layers, such as
+        `keras.layers.GroupQueryAttention`, are left as they are.
     layers : sequence of str, optional
-        Names of the attention layers. None: all of them.
+        Names of the attention layers, as in ``layer_names``. None: all that can be probed.
     grid : (int, int, int), optional
         Number of tokens along time, height and width. None: the grid from which the network makes
         the sequence.
@@ -67,7 +71,10 @@ class VideoProbe:
     Attributes
     ----------
     layer_names : tuple of str
-        Names of the attention layers; a head is (number of its layer here, its number there).
+        Names of the attention layers, "block/attention" in nested models where several have one
+        name; a head is (number of its layer here, its number there).
+    skipped : dict of str to str
+        Other attention layers of the network, with the reason why they cannot be probed.
     heads : tuple of (int, int)
         All heads.
     grid : (int, int, int)
@@ -78,8 +85,11 @@ class VideoProbe:
     TypeError
         If the model is no Keras model.
     ValueError
-        If there is no attention layer, or none of a given name; if the grid is not known, or is not
-        that of the tokens; or if the network cannot be copied layer by layer.
+        If the network is a subclassed one, or has several inputs or outputs; if there is no
+        attention layer that can be probed, or none of a given name; if layers differ in the number
+        of their tokens; if the grid is not known, or is not that of the tokens; or if the network
+        cannot be copied layer by layer, or computes something else than the formula of attention
+        that a probe changes.
     """
 
     def __init__(
@@ -93,26 +103,41 @@ class VideoProbe:
     ) -> None:
         check_type("model", model, keras.Model, "a Keras model")
         check_integer("batch_size", batch_size)
-        chosen = _chosen_layers(model, layers)
+        check_single(model)
+        found = attention_layers(model)
+        chosen = _chosen_layers(model, found, layers)
         self.model, self.batch_size = model, batch_size
-        self.layer_names = tuple(str(layer.name) for layer in chosen)
-        self._numbers = tuple(number_of_heads(layer) for layer in chosen)
+        self.layer_names = tuple(one.name for one in chosen)
+        self.skipped = {one.name: one.reason for one in found if one.reason}
+        self._numbers = tuple(number_of_heads(one.layer) for one in chosen)
         self.heads: tuple[Head, ...] = tuple(
             (k, head) for k, number in enumerate(self._numbers) for head in range(number)
         )
-        tokens = chosen[0].output.shape[1]
-        self.grid, self._extra = _layout(chosen[0], tokens, grid, extra_tokens)
+        tokens = _number_of_tokens(chosen)
+        self.grid, self._extra = _layout(model, chosen[0], tokens, grid, extra_tokens)
         self._inside = np.setdiff1d(np.arange(tokens), self._extra)
-        self._copy, self._slots = switched_copy(model, chosen, SwitchedAttention)
+        self._copy, self._slots = switched_copy(
+            model, [one.layer for one in chosen], SwitchedAttention
+        )
         shape = [1, *(32 if n is None else n for n in model.inputs[0].shape[1:])]
         noise = np.random.default_rng(0).uniform(size=shape).astype(np.float32)
         check_same_outputs(model, self._copy, noise)
+        check_same_outputs(
+            model,
+            lambda x, training: self._with_edits(x, [HeadEdit] * len(chosen)),  # changes nothing
+            noise,
+            f"of {', '.join(self.layer_names)}, some compute more than softmax(q kᵀ / √d) v for "
+            "each head: leave them out of layers=, or write them as ProbedSelfAttention",
+        )
         self._functions: dict[Any, Any] = {}
 
     def __repr__(self) -> str:
+        named = [f"; without {name}, which {why}" for name, why in self.skipped.items()]
+        more = f"; and {len(named) - 3} more, in skipped" if len(named) > 3 else ""
+        skipped = "".join(named[:3]) + more
         return (
             f"VideoProbe({len(self.layer_names)} layers, {len(self.heads)} heads, "
-            f"{' × '.join(map(str, self.grid))} tokens)"
+            f"{' × '.join(map(str, self.grid))} tokens{skipped})"
         )
 
     # ------------------------------------------------------------ reading
@@ -288,7 +313,7 @@ class VideoProbe:
         def edit_of(keep: tf.Tensor, fill: tf.Tensor) -> Callable[..., HeadEdit]:
             def edit(*heads: tf.Tensor) -> HeadEdit:
                 if removal == MINUS_INFINITY:
-                    return HeadEdit(heads[0], heads[1], heads[2], tf.cast(keep, heads[0].dtype))
+                    return HeadEdit(heads[0], heads[1], heads[2], keep)
                 weights = tf.cast(keep, heads[index].dtype)[..., None]
                 other = tf.cast(fill, heads[index].dtype)
                 moved = list(heads)
@@ -399,41 +424,63 @@ class VideoProbe:
         return inputs
 
 
-def _chosen_layers(model: keras.Model, names: Sequence[str] | None) -> list[Any]:
-    """Return the attention layers of a model, or those of the given names."""
-    known = {str(layer.name): layer for layer in attention_layers(model)}
+def _chosen_layers(
+    model: keras.Model, found: Sequence[FoundAttention], names: Sequence[str] | None
+) -> list[FoundAttention]:
+    """Return the attention layers that can be probed, or those of the given names."""
+    known = {one.name: one for one in found if not one.reason}
+    skipped = "; ".join(f"layer {one.name!r} {one.reason}" for one in found if one.reason)
     if not known:
         raise ValueError(
             f"model {model.name!r} has no self-attention layer that can be probed: "
-            "ProbedSelfAttention, or keras.layers.MultiHeadAttention of tokens to themselves, "
-            "without masks, in a functional model"
+            "ProbedSelfAttention, or keras.layers.MultiHeadAttention of tokens (N, tokens, D) to "
+            f"themselves, without masks, in a functional model{skipped and f' ({skipped})'}"
         )
     if names is None:
         return list(known.values())
     missing = [name for name in names if name not in known]
     if missing or not len(names):
-        raise ValueError(f"layers must be some of {tuple(known)}, not {tuple(names)}")
+        raise ValueError(
+            f"layers must be some of {tuple(known)}, not {names!r}{skipped and f' ({skipped})'}"
+        )
     return [known[name] for name in names]
 
 
+def _number_of_tokens(chosen: Sequence[FoundAttention]) -> int:
+    """Return the number of tokens of some layers; raise a ValueError unless it is one number."""
+    numbers = {one.name: one.output.shape[1] for one in chosen}
+    if None in numbers.values():
+        raise ValueError(
+            "the number of tokens is not known: build the network for a fixed size of videos"
+        )
+    if len(set(numbers.values())) > 1:
+        raise ValueError(
+            f"layers have different numbers of tokens, {numbers}: name those of one number in "
+            "layers="
+        )
+    return int(next(iter(numbers.values())))
+
+
 def _layout(
-    layer: Any,
-    tokens: int | None,
+    model: keras.Model,
+    attention: FoundAttention,
+    tokens: int,
     grid: tuple[int, int, int] | None,
     extra_tokens: Sequence[int] | None,
 ) -> tuple[tuple[int, int, int], Array]:
     """Return the grid of the tokens, and the places of the others."""
-    found = token_grid(layer.output) if grid is None else tuple(int(n) for n in grid)
-    if tokens is None or found is None:
+    of_video = len(model.inputs[0].shape) == 5
+    found = token_grid(attention.output, of_video) if grid is None else tuple(int(n) for n in grid)
+    if found is None:
         raise ValueError(
-            "the grid of the tokens is not known: give grid=(frames, rows, columns) of tokens, and "
-            "build the network for a fixed size of videos"
+            f"the grid of the {tokens} tokens is not known: give grid=(frames, rows, columns) of "
+            "tokens"
         )
     more = tokens - int(np.prod(found))
     extra = np.arange(more) if extra_tokens is None else np.unique(np.asarray(extra_tokens, int))
     if len(found) != 3 or more < 0 or len(extra) != more or (more and extra.max() >= tokens):
         raise ValueError(
             f"grid {found} and {len(extra)} extra tokens must be the {tokens} tokens of layer "
-            f"{layer.name!r}"
+            f"{attention.name!r}"
         )
     return (found[0], found[1], found[2]), extra

@@ -58,7 +58,7 @@ def prune_heads(
             f"{values.shape}"
         )
     pruned = reloaded_model(probe.model)
-    by_name = {layer.name: layer for layer in attention_layers(pruned)}
+    by_name = {one.name: one.layer for one in attention_layers(pruned)}
     closed = np.argsort(values, kind="stable")[: round(fraction * len(values))]
     for layer, head in (probe.heads[q] for q in closed):
         for name in ("query", "key", "value"):
