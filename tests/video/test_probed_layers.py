@@ -4,9 +4,9 @@ import keras
 import numpy as np
 import pytest
 from keras import layers
-from test_probe import clips, slow_attention
+from test_probe import clips, slow_attention, transformer
 
-from xplique_dirpairs import ProbedSelfAttention, VideoProbe, prune_heads
+from xplique_dirpairs import ProbedSelfAttention, VideoProbe, discover_video_concepts, prune_heads
 
 
 class MaskedWhereSmall(keras.layers.Layer):
@@ -164,6 +164,25 @@ def several(inputs=1, outputs=1):
 def test_networks_that_cannot_be_probed_are_refused(use, message):
     with pytest.raises(ValueError, match=message):
         use()
+
+
+@pytest.mark.parametrize(
+    ("use", "message"),
+    [
+        (lambda p: p.run(clips(), {(0, 0): np.nan}), r"of head \(0, 0\) goes from nan to nan"),
+        (lambda p: p.run(clips(), {(0, 0): np.ones(3)}), r"shape \(3,\), which does not broadcast"),
+        (lambda p: p.run(clips(), {0: 1.0}), "there is no head 0: heads are"),
+        (lambda p: p.features(clips(), heads=[]), "heads are none"),
+        (lambda p: discover_video_concepts(p, clips(), heads=[]), "heads are none"),
+        (lambda p: p.layer_features(clips(), 7), "no layer 7: layers are numbered 0 to 1"),
+        (lambda p: prune_heads(p, [np.nan, 1, 1, 1, 1, 1]), "must be finite, but 1 of 6"),
+        (lambda p: prune_heads(p, dict.fromkeys(p.heads, "a")), "one number for each of 6 heads"),
+        (lambda p: prune_heads(p, np.ones(6), 0.05), "closes none of 6 heads: give 0.17"),
+    ],
+)  # fmt: skip
+def test_bad_arguments_are_refused(use, message):
+    with pytest.raises(ValueError, match=message):
+        use(VideoProbe(transformer()))
 
 
 # ------------------------------------------------------------ grids

@@ -262,6 +262,27 @@ def check_real(name: str, values: ArrayLike, width: int | None = None, unit: str
     return array
 
 
+def check_one_for_each(name: str, values: ArrayLike, count: int, things: str) -> Array:
+    """Return values as one finite number for each of some things, (count,) float64.
+
+    Raises
+    ------
+    ValueError
+        If the values are not numbers, not as many, or not finite.
+    """
+    array = np.asarray(values)
+    if array.dtype.kind not in "fiub" or array.shape != (count,):
+        received = f"of shape {array.shape}" if array.dtype.kind in "fiub" else f"{values!r:.80}"
+        raise ValueError(f"{name} must be one number for each of {count} {things}, not {received}")
+    wrong = np.flatnonzero(~np.isfinite(array))
+    if len(wrong):
+        raise ValueError(
+            f"{name} must be finite, but {len(wrong)} of {count} numbers are NaN or infinite, "
+            f"first that of index {wrong[0]}"
+        )
+    return array.astype(np.float64)
+
+
 def check_integer(name: str, value: int, minimum: int = 1) -> None:
     """Raise a ValueError unless a value is an integer of at least ``minimum``."""
     is_integer = isinstance(value, (int, np.integer)) and not isinstance(value, bool)

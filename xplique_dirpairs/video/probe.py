@@ -186,6 +186,11 @@ class VideoProbe:
         Parameters and errors are those of `features`; ``layer`` is the number of the layer.
         """
         check_choice("part", part, PARTS)
+        if layer not in range(len(self.layer_names)):
+            raise ValueError(
+                f"there is no layer {layer!r}: layers are numbered 0 to "
+                f"{len(self.layer_names) - 1}, in the order of layer_names"
+            )
         inputs = self.check_videos(videos)
         if ("read", layer, part) not in self._functions:
             self._functions["read", layer, part] = self._reader(layer, part)
@@ -254,17 +259,29 @@ class VideoProbe:
         keep = {} if keep is None else dict(keep)
         self.check_heads(list(keep) or None)
         check_choice("removal", removal, (ZERO, MEAN, MINUS_INFINITY))
-        kept = {
-            head: np.broadcast_to(np.asarray(values, np.float32), (len(inputs), *self.grid))
-            for head, values in keep.items()
-        }
-        if any(values.size and (values.min() < 0 or values.max() > 1) for values in kept.values()):
-            raise ValueError("keep must hold shares in [0, 1]")
+        kept = {head: self._shares(head, values, len(inputs)) for head, values in keep.items()}
         fills = self.means(inputs, part, {layer for layer, _ in keep}) if removal == MEAN else None
         masks = [np.ones((len(inputs), *self.grid, number), np.float32) for number in self._numbers]
         for (layer, head), values in kept.items():
             masks[layer][..., head] = values
         return self.run_masked(inputs, masks, part, removal, fills)
+
+    def _shares(self, head: Head, values: ArrayLike, count: int) -> Array:
+        """Return what is kept of a head, (count, T′, H′, W′); raise a ValueError if it is wrong."""
+        shares, shape = np.asarray(values, np.float32), (count, *self.grid)
+        try:
+            shares = np.broadcast_to(shares, shape)
+        except ValueError:
+            raise ValueError(
+                f"keep of head {head} has shape {shares.shape}, which does not broadcast to "
+                f"(N, T′, H′, W′), here {shape}"
+            ) from None
+        if not (shares.min() >= 0 and shares.max() <= 1):  # so that NaN is refused, too
+            raise ValueError(
+                f"keep must hold shares in [0, 1], but that of head {head} goes from "
+                f"{shares.min():g} to {shares.max():g}"
+            )
+        return shares
 
     def means(self, inputs: Array, part: str, layers: Any = None) -> list[Array]:
         """Return the mean of a part of each head over videos and tokens, (heads, d) by layer."""
@@ -409,13 +426,14 @@ class VideoProbe:
         """Return heads, all for None; raise a ValueError if there is no such head."""
         if heads is None:
             return self.heads
-        chosen = tuple((int(layer), int(head)) for layer, head in heads)
-        unknown = [head for head in chosen if head not in self.heads]
+        if not len(heads):
+            raise ValueError("heads are none: name some as (layer, head), or give None for all")
+        unknown = [one for one in heads if np.shape(one) != (2,) or tuple(one) not in self.heads]
         if unknown:
             raise ValueError(
-                f"there is no head {unknown[0]}: heads are (layer, head), up to {self.heads[-1]}"
+                f"there is no head {unknown[0]!r}: heads are (layer, head), up to {self.heads[-1]}"
             )
-        return chosen
+        return tuple((int(layer), int(head)) for layer, head in heads)
 
     def check_videos(self, videos: ArrayLike) -> Array:
         """Return videos as float32; raise a ValueError if they do not fit the network."""

@@ -8,7 +8,7 @@ import keras
 import numpy as np
 from numpy.typing import ArrayLike
 
-from xplique_dirpairs.core.validation import check_fraction
+from xplique_dirpairs.core.validation import check_fraction, check_one_for_each
 from xplique_dirpairs.models.attention import attention_layers, projection
 from xplique_dirpairs.models.copies import reloaded_model
 from xplique_dirpairs.video.probe import Head, VideoProbe
@@ -42,24 +42,24 @@ def prune_heads(
     Raises
     ------
     ValueError
-        If there is not one number for each head, or ``fraction`` is out of range.
+        If there is not one finite number for each head, or ``fraction`` is out of range or so small
+        that it closes none.
     """
     check_fraction("fraction", fraction)
     if isinstance(head_importance, Mapping):
         missing = [head for head in probe.heads if head not in head_importance]
         if missing:
             raise ValueError(f"head_importance has no number for head {missing[0]}")
-        values = np.array([head_importance[head] for head in probe.heads], np.float64)
-    else:
-        values = np.asarray(head_importance, np.float64)
-    if values.shape != (len(probe.heads),) or np.isnan(values).any():
+        head_importance = [head_importance[head] for head in probe.heads]
+    values = check_one_for_each("head_importance", head_importance, len(probe.heads), "heads")
+    closed = np.argsort(values, kind="stable")[: round(fraction * len(values))]
+    if not len(closed):
         raise ValueError(
-            f"head_importance must be a number for each of {len(probe.heads)} heads, not of shape "
-            f"{values.shape}"
+            f"fraction {fraction} closes none of {len(values)} heads: give "
+            f"{1 / len(values):.2g} to close one"
         )
     pruned = reloaded_model(probe.model)
     by_name = {one.name: one.layer for one in attention_layers(pruned)}
-    closed = np.argsort(values, kind="stable")[: round(fraction * len(values))]
     for layer, head in (probe.heads[q] for q in closed):
         for name in ("query", "key", "value"):
             dense = projection(by_name[probe.layer_names[layer]], name)
