@@ -201,6 +201,11 @@ def test_ready_made_performances():
         ({"fraction": 1.0}, ValueError, "fraction must lie"),
         ({"batch_size": 0}, ValueError, "batch_size"),
         ({"performance": lambda outputs, inputs: 1.0}, ValueError, "one finite number for each"),
+        (
+            {"performance": lambda outputs, inputs: np.nan * outputs[:, 0]},
+            ValueError,
+            "performance must be finite, but",
+        ),
         ({"concepts": "concepts"}, TypeError, "concepts|extractor|fitted"),
     ],
 )

@@ -176,7 +176,7 @@ def test_networks_that_cannot_be_probed_are_refused(use, message):
         (lambda p: discover_video_concepts(p, clips(), heads=[]), "heads are none"),
         (lambda p: p.layer_features(clips(), 7), "no layer 7: layers are numbered 0 to 1"),
         (lambda p: prune_heads(p, [np.nan, 1, 1, 1, 1, 1]), "must be finite, but 1 of 6"),
-        (lambda p: prune_heads(p, dict.fromkeys(p.heads, "a")), "one number for each of 6 heads"),
+        (lambda p: prune_heads(p, dict.fromkeys(p.heads, "a")), "for each of 6 heads, not .'a'"),
         (lambda p: prune_heads(p, np.ones(6), 0.05), "closes none of 6 heads: give 0.17"),
     ],
 )  # fmt: skip

@@ -273,7 +273,9 @@ def check_one_for_each(name: str, values: ArrayLike, count: int, things: str) ->
     array = np.asarray(values)
     if array.dtype.kind not in "fiub" or array.shape != (count,):
         received = f"of shape {array.shape}" if array.dtype.kind in "fiub" else f"{values!r:.80}"
-        raise ValueError(f"{name} must be one number for each of {count} {things}, not {received}")
+        raise ValueError(
+            f"{name} must be one finite number for each of {count} {things}, not {received}"
+        )
     wrong = np.flatnonzero(~np.isfinite(array))
     if len(wrong):
         raise ValueError(

@@ -20,6 +20,7 @@ from xplique_dirpairs.core.validation import (
     check_choice,
     check_fraction,
     check_integer,
+    check_one_for_each,
     check_random_state,
 )
 from xplique_dirpairs.extractors.concept_layer import ConceptLayer
@@ -323,13 +324,8 @@ def masked_importance(
     run = subject.runner(inputs, removal, batch_size)
 
     def evaluate(removed: Array) -> Array:
-        values = np.asarray(performance(run(removed), inputs), np.float64)
-        if values.shape != (len(inputs),) or not np.isfinite(values).all():
-            raise ValueError(
-                f"performance must be one finite number for each of {len(inputs)} inputs, not of "
-                f"shape {values.shape}"
-            )
-        return values
+        values = performance(run(removed), inputs)
+        return check_one_for_each("performance", values, len(inputs), "inputs")
 
     intact = evaluate(np.zeros(count, bool))
     rows: list[Array] = []
