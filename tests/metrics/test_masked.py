@@ -44,8 +44,11 @@ def test_ridge_ranks_sixty_concepts_from_a_thousand_sets():
 
 @pytest.mark.parametrize("estimator", ESTIMATORS)
 def test_every_estimator_finds_what_matters_from_four_thousand_sets(estimator):
-    rank, top = judged("0-or-1", 4000, estimator)
-    assert top >= 0.8 and rank >= 0.85
+    rank, top = judged("0-or-1", 4000, estimator, seeds=20)
+    assert top >= 0.9 and rank >= 0.9
+    # The published ones miss 0.9 where performance adds up: it varies more, and they carry that.
+    rank, top = judged("linear", 4000, estimator, seeds=20)
+    assert top >= 0.9 and rank >= (0.8 if estimator in ("paper", "code") else 0.95)
 
 
 def test_ridge_needs_fewer_sets_than_the_published_estimators():
@@ -96,6 +99,28 @@ def test_ridge_solves_the_normal_equations_for_some_penalty():
     penalty = left @ found / (found @ found)
     np.testing.assert_allclose(left, penalty * found, atol=1e-6)
     assert penalty >= 0
+
+
+@pytest.mark.parametrize("noise", [0.1, 3.0])
+def test_ridge_equals_a_slow_reference_with_the_penalty_of_cross_validation(noise):
+    rng = np.random.default_rng(0)
+    kept = random_sets(12, 60, 0.5, rng)
+    y = kept @ np.linspace(0, 1, 12) + noise * rng.normal(size=60)
+    z, centred = kept - kept.mean(axis=0), y - y.mean()
+    largest = np.linalg.eigvalsh(z.T @ z)[-1]
+    scores, coefficients = [], []
+    for share in np.logspace(-8, 2, 41):
+        solve = np.linalg.solve(z.T @ z + share * largest * np.eye(12), z.T)
+        left = centred - z @ (solve @ centred)
+        freedom = 60 - 1 - np.trace(z @ solve)
+        scores.append(60 * (left**2).sum() / freedom**2)
+        coefficients.append(solve @ centred)
+    best = int(np.argmin(scores))
+    assert 5 < best < 35, "a penalty inside the range"
+    found = set_importance(y, kept, 0.0).importance
+    np.testing.assert_allclose(
+        found - found.mean(), coefficients[best] - coefficients[best].mean(), atol=1e-6
+    )
 
 
 @pytest.mark.parametrize("estimator", ESTIMATORS)
@@ -152,6 +177,9 @@ def test_with_fewer_sets_than_concepts_means_are_compared():
     found = set_importance(y, kept, intact)
     assert found.estimator == "difference"
     np.testing.assert_allclose(found.importance, slow(y, kept, intact, "difference"))
+    for sets, used in ((13, "difference"), (14, "ridge")):
+        y, kept, _, intact = planted(sets, 0, "linear", count=12)
+        assert set_importance(y, kept, intact).estimator == used
 
 
 def test_areas_are_trapezoids_and_bad_input_is_refused():

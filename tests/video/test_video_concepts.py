@@ -10,6 +10,7 @@ from xplique_dirpairs import (
     ConvexNMFFactorizer,
     DirectionPairsFactorizer,
     KMeansFactorizer,
+    PCAFactorizer,
     ProbedSelfAttention,
     VideoPairs,
     VideoProbe,
@@ -113,6 +114,16 @@ def test_removing_a_concept_masks_its_tokens(probe, videos):
     first[0] = True
     expected = probe.run(videos, {(0, 1): 1.0 - concepts.masks(0)})
     np.testing.assert_allclose(run(first), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("rate", [0.05, 0.25])
+def test_concepts_without_detector_fire_on_their_share_of_the_tokens(probe, videos, rate):
+    concepts = discover_video_concepts(
+        probe, videos, heads=[(0, 1)], proposals="positions", rate=rate,
+        extractor=lambda: PCAFactorizer(3, random_state=0),
+    )  # fmt: skip
+    for q in range(3):
+        assert concepts.masks(q).mean() == pytest.approx(rate, abs=0.01)
 
 
 @pytest.mark.parametrize("removal", ["zero", "mean", "minus_infinity"])
