@@ -7,6 +7,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import keras
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 from conftest import NETWORKS, make_images, make_pairs
@@ -133,3 +134,22 @@ def test_the_code_on_the_connectome_runs(tmp_path, monkeypatch):
     warnings.simplefilter("ignore")  # few images, of noise
     exec(block.replace(": 8", ": 3"), names | {"print": lambda *shown: None})
     assert (tmp_path / "connectome.npz").exists()
+
+
+def test_the_code_on_video_runs():
+    text = (DOCS / "video.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"<!-- test: video -->\n```python\n(.*?)```\n", text, flags=re.DOTALL)
+    for there, here in (
+        ("moving_shapes(800)", "moving_shapes(6)"),
+        ('train_video_transformer(data, "motion")', "video_transformer(5, layers=1)"),
+        ("import train_video_transformer", "import video_transformer"),
+        ("subsets=500", "subsets=10"),
+        ("subsets=200", "subsets=10"),
+    ):
+        assert there in block
+        block = block.replace(there, here)
+    names = {}
+    exec(block, names)
+    assert names["concepts"].masks(0).shape == (6, 8, 4, 4)
+    assert len(names["heads"].importance) == 4
+    plt.close("all")
