@@ -5,6 +5,7 @@ import keras
 import numpy as np
 import pytest
 from planted_graph import its_connectome, planted_network
+from scipy import stats
 from sklearn.metrics import roc_auc_score
 
 from xplique_dirpairs import ConceptLayer
@@ -17,6 +18,7 @@ from xplique_dirpairs.factorizers.decompositions import KMeansFactorizer, PCAFac
 from xplique_dirpairs.factorizers.nonnegative import NMFFactorizer
 from xplique_dirpairs.models.segment import segment_model
 from xplique_dirpairs.models.split import split_model
+from xplique_dirpairs.pairs import DirectionPairs
 
 
 @pytest.fixture
@@ -154,6 +156,66 @@ def test_shifts_are_those_of_a_slow_second_writing(planted):
         slopes = slopes_by_steps(planted, planted.images[best], spread)[..., q].mean(axis=1)
         effects = slopes * spread / upper_spread[q]
         np.testing.assert_allclose(found.effects[:, q], effects, atol=1e-3 * np.abs(effects).max())
+
+
+def test_p_of_shifts_in_a_linear_network_is_the_exact_one_but_for_its_noise():
+    planted = planted_connectome(24, linear=True)
+    found = build(planted, measure="shift", target="detector", exemplars=4, sample=2).edges
+    exact = build(planted, measure="slope", target="detector", exemplars=4, sample=2).edges
+    for ours, theirs in zip(found, exact, strict=True):
+        assert np.nanmin(theirs.p_values) < 0.1
+        np.testing.assert_allclose(ours.p_values, theirs.p_values, atol=0.1)
+
+
+def test_edges_to_classes_are_those_of_a_slow_second_writing():
+    """In a network whose logits are not centred, and whose slopes differ from image to image."""
+    rng = np.random.default_rng(0)
+    inner, outer = rng.standard_normal((8, 5)), rng.standard_normal((5, 4)) + [2, 0, 0, 0]
+    inputs = keras.Input((3, 3, 8))
+    y = keras.layers.Activation("linear", name=LOWER)(inputs)
+    y = keras.layers.GlobalAveragePooling2D()(y)
+    y = keras.layers.Dense(5, activation="tanh", use_bias=False, name="inner")(y)
+    model = keras.Model(inputs, keras.layers.Dense(4, use_bias=False, name="outer")(y))
+    model.get_layer("inner").set_weights([inner])
+    model.get_layer("outer").set_weights([outer])
+    x = rng.standard_normal((20, 3, 3, 8)).astype(np.float32)
+    pairs = DirectionPairs(
+        rng.standard_normal((3, 8)), rng.standard_normal(3), rng.standard_normal((3, 8)),
+        np.zeros(8), np.zeros(3),
+    )  # fmt: skip
+    layer = ConceptLayer.of(pairs, split_model(model, LOWER))
+    settings = EdgeSettings(exemplars=2, sample=20)
+    found = build_connectome(model, {LOWER: layer}, x, settings=settings, verbose=0)
+
+    signals = pairs.signals / np.linalg.norm(pairs.signals, axis=1)[:, None]
+    u = layer.coefficients(x)
+    hidden = np.tanh(x.mean(axis=(1, 2)) @ inner)
+    logits = hidden @ outer
+    centred = logits - logits.mean(axis=1)[:, None]
+    assert len(found.class_ids) > 1
+    edges = found.edges[0]
+    for j, k in enumerate(found.class_ids):
+        weights = outer[:, k] - outer.mean(axis=1)
+        slopes = np.array([inner @ ((1 - h**2) * weights) for h in hidden])  # summed over positions
+        own = [n for n in range(20) if logits[n].argmax() == k]
+        best = sorted(own, key=lambda n: -centred[n, k])[:2]
+        spread = centred[:, k].std()
+        mean = slopes[best].mean(axis=0)
+        for c in range(3):
+            along = slopes[best] @ signals[c]
+            assert edges.scores[c, j] == np.sign(along).mean()
+            step = u[..., c].mean(axis=(1, 2)).std() * abs(layer.bank[c] @ signals[c])
+            assert edges.effects[c, j] == pytest.approx(along.mean() * step / spread, rel=1e-4)
+            added = [
+                (slopes[n] / 9) @ layer.bank[c] * u[n, a, b, c] for n, a, b in np.ndindex(20, 3, 3)
+            ]
+            assert edges.contributions[c, j] == pytest.approx(
+                sum(added) / 20 / spread, rel=1e-3, abs=1e-5
+            )
+            cosine = mean @ signals[c] / np.linalg.norm(mean)
+            assert edges.p_values[c, j] == pytest.approx(
+                stats.beta(0.5, 3.5).sf(cosine**2), abs=1e-4
+            )
 
 
 def test_a_negated_signal_negates_its_row_and_a_scaled_one_changes_nothing(planted, connectome):
