@@ -437,9 +437,9 @@ def connectome() -> Options:
 
     --layer is the last layer; --below names the layers before it, in the order in
     which images pass them. At each of them direction pairs are learned, or read
-    from a file; those of --pairs stand for the last layer's. With
-    --held-out, each concept is suppressed on other images, and what happens is
-    compared with what the connectome predicts. Written to DIR:
+    from a file; those of --pairs stand for the last layer's. On the images of
+    --held-out (30 % unless you say otherwise; 0 for none) each concept is suppressed,
+    and what happens is compared with what the connectome predicts. Written to DIR:
 
         connectome.html        a page to walk: what makes a concept, what it makes
         connectome.md, .csv    all kept edges
