@@ -1,6 +1,7 @@
 """Pages of connectomes, opened from disk in headless Chromium; skipped if it is missing."""
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -179,3 +180,46 @@ def test_names_are_text_and_the_words_are_explained(browser, page):
         words = visit.texts("dt")
         assert {"Concept", "Edge", "Effect", "Score", "Significant", "Chain"} == set(words)
         assert "benjamini-hochberg" in visit.texts("dl")[0]
+
+
+@pytest.mark.parametrize("viewport", [WIDE, PHONE])
+def test_names_break_between_words_and_long_ones_are_cut_after_three_lines(
+    browser, graph, tmp_path, viewport
+):
+    names = ["front wheel of a parked car", "reflections on wet asphalt", "sky", "windowsill"]
+    long = " ".join(["very long"] * 40)
+    first = replace(graph.layers[0], concept_names=(*names, long))
+    path = tmp_path / "connectome.html"
+    found = replace(graph, layers=(first, *graph.layers[1:]))
+    path.write_text(connectome_page(found), "utf-8")
+    with visit_of(browser, path, viewport) as visit:
+        broken, lines_of, title = visit.page.evaluate(
+            """() => {
+                const buttons = [...document.querySelector('.column').querySelectorAll('button')];
+                const broken = [];
+                for (const button of buttons.slice(0, 4)) {
+                    const text = button.querySelector('bdi').firstChild;
+                    for (const word of text.textContent.matchAll(/[^ ]+/g)) {
+                        const range = document.createRange();
+                        range.setStart(text, word.index);
+                        range.setEnd(text, word.index + word[0].length);
+                        if (range.getClientRects().length > 1) broken.push(word[0]);
+                    }
+                }
+                const last = buttons[4].querySelector('bdi');
+                const height = parseFloat(getComputedStyle(last).lineHeight);
+                return [broken, last.clientHeight / height, buttons[4].title];
+            }"""
+        )
+        assert broken == []
+        assert round(lines_of) == 3
+        assert title == long
+
+
+def test_chains_are_numbered(browser, page):
+    with visit_of(browser, page) as visit:
+        choose(visit, 3, 0)
+        number = visit.page.evaluate(
+            "getComputedStyle(document.querySelector('#details ol > li'), '::before').content"
+        )
+        assert "counter(chain)" in number

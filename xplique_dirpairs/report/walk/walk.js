@@ -34,7 +34,7 @@ function signed(effect) {
 /** Returns a button that chooses a concept or class. In a short one, a number stands for itself. */
 function node(layer, index, short = true) {
   const concept = graph.layers[layer].concepts[index];
-  const button = element("button", "", { type: "button", "aria-label": nameOf(layer, index) });
+  const button = element("button", "", { type: "button", "aria-label": nameOf(layer, index), title: nameOf(layer, index) });
   if (concept.crops.length) button.append(element("img", "", { src: concept.crops[0], alt: "" }));
   button.append(element("bdi", short ? concept.name : nameOf(layer, index)));
   const own = `#${layer}/${index}`;
