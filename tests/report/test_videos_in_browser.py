@@ -73,4 +73,23 @@ def test_the_page_of_a_video_has_its_frames_and_contributions_over_time(browser,
         assert width == 4 * 80
         assert visit.page.locator("table.time tbody tr").count() == 4
         assert visit.page.locator("table.time tbody tr").first.locator("td").count() == 2
+        heads = visit.page.locator("table.time thead th").all_inner_texts()
+        assert heads == ["concept", "frames 1–2", "frames 3–4"]
+        text = visit.page.locator("main").inner_text()
+        assert "Frames 1, 2, 3, 4 of 4" in text and "Mean over time" in text
+        assert visit.wrong == []
+
+
+@pytest.mark.parametrize("motion", ["no-preference", "reduce"])
+def test_crops_have_a_strip_of_frames_where_motion_is_off(browser, page, motion):
+    with Visit(browser, page, reduced_motion=motion) as visit:
+        visit.go("/concept/1")
+        visit.load_all_pictures()
+        strips = visit.page.locator(".places img.strip")
+        crops = visit.page.locator(".places img.crop").count()
+        assert "Maps are means over time" in visit.page.locator("main").inner_text()
+        assert strips.count() == (crops if motion == "reduce" else 0)
+        for k in range(strips.count()):
+            box = strips.nth(k).bounding_box()
+            assert box["width"] / box["height"] == pytest.approx(4, rel=0.05)
         assert visit.wrong == []

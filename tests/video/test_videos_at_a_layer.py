@@ -23,6 +23,7 @@ from xplique_dirpairs import (
     learn_pairs,
     masked_importance,
     split_model,
+    write_report,
 )  # fmt: skip
 from xplique_dirpairs.datasets.moving_shapes import moving_shapes
 from xplique_dirpairs.extractors.scan import scan
@@ -201,3 +202,14 @@ def test_crops_of_videos_are_squares_of_all_frames(split, videos):
             means = [enlarged[y : y + 6, x : x + 6].mean() for y in range(0, 15, 4)
                      for x in range(0, 15, 4)]  # fmt: skip
             assert enlarged[top:bottom, left:right].mean() == pytest.approx(max(means), rel=1e-4)
+
+
+def test_reports_call_videos_videos_and_have_strips_of_crops(split, videos, tmp_path):
+    layer = ConceptLayer.of(make_pairs(6, 3), split)
+    write_report(tmp_path, layer, videos[:6], verbose=0)
+    text = (tmp_path / "report_files" / "data.js").read_text()
+    assert '"video 0"' in text and '"image 0"' not in text and '"frameCount":8' in text
+    strips = sorted((tmp_path / "report_files" / "crops").glob("concept-*.frames.webp"))
+    with Image.open(strips[0]) as strip, Image.open(str(strips[0]).replace(".frames", "")) as crops:
+        count = crops.size[0] // crops.size[1]
+        assert strip.size == (8 * crops.size[1], count * crops.size[1])

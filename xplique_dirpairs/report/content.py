@@ -28,7 +28,7 @@ class ReportSettings:
     notes : sequence of str, default=()
         Paragraphs for the front page.
     image_names : sequence of N str, optional
-        Names of the images, such as file names. None: "image 0", "image 1", ….
+        Names of the images, such as file names. None: "image 0", "image 1", …; or "video 0".
     pictures : sequence of N array-like of shape (height, width, C), optional
         Pictures that are shown instead of the images, such as the photographs before they were
         preprocessed: of any size, but of the same scene. None: the images themselves. Integers

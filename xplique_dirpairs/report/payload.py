@@ -119,7 +119,7 @@ class Payload:
             "presence": pages.presence[i],
             "occupancy": pages.occupancy[i],
             "histogram": pages.histogram[i],
-            "crops": self._strip(f"concept-{i:04d}", pages.crops[i]),
+            "crops": self._strip(f"concept-{i:04d}", pages.crops[i], True),
             "cropImages": pages.crop_images[i],
             "label": label and label._asdict(),
             "nearest": [
@@ -222,6 +222,7 @@ class Payload:
             "name": pages.names[n],
             "picture": self._stored(path, picture),
             "frames": self._stored(f"{path}.frames", strip(picture)) if picture.ndim == 4 else None,
+            "frameCount": len(picture) if picture.ndim == 4 else None,
             "overTime": over_time,
             "width": width,
             "height": height,
@@ -251,12 +252,23 @@ class Payload:
         crops = self.report.networks[number].crops.get(j)
         return self._strip(f"network-{number:02d}-{j:04d}", crops)
 
-    def _strip(self, name: str, crops: Array | None) -> dict[str, Any] | None:
-        """Store k crops side by side in one picture, and return it; None if k is 0."""
+    def _strip(
+        self, name: str, crops: Array | None, with_frames: bool = False
+    ) -> dict[str, Any] | None:
+        """Store k crops side by side in one picture, and return it; None if k is 0.
+
+        With frames, a second picture has a strip of the frames of each crop of a video, one below
+        the other.
+        """
         if crops is None or not len(crops):
             return None
         path = self._stored(f"crops/{name}", np.concatenate(list(crops), axis=-2))
-        return {"picture": path, "count": len(crops), "small": crops.shape[-2] <= SMALL}
+        stored = {"picture": path, "count": len(crops), "small": crops.shape[-2] <= SMALL}
+        if with_frames and crops.ndim == 5:
+            frames = np.concatenate([strip(crop) for crop in crops], axis=1)
+            stored["frames"] = self._stored(f"crops/{name}.frames", frames)
+            stored["shape"] = frames.shape[2] / (frames.shape[1] / len(crops))
+        return stored
 
     def _stored(self, name: str, picture: Array) -> str:
         """Store a picture, and return its path: the name with a file extension.

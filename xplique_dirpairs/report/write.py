@@ -336,11 +336,11 @@ def _image_pages(
             scores[k].contributions(features, coefficients)
             for k, features, coefficients in zip(likeliest[part, 0].tolist(), x, u, strict=True)
         ]
-    names = settings.image_names
+    names, kind = settings.image_names, "video" if seen.images.ndim == 5 else "image"
     by_concept = np.stack([one.by_concept for one in contributions])
     return ImagePages(
         pictures=tuple(scaled_down(gallery[n], settings.picture_side) for n in shown),
-        names=tuple(f"image {n}" if names is None else str(names[n]) for n in shown),
+        names=tuple(f"{kind} {n}" if names is None else str(names[n]) for n in shown),
         labels=seen.class_ids[shown],
         likeliest=likeliest,
         probabilities=np.take_along_axis(probabilities, likeliest, axis=1),

@@ -286,7 +286,7 @@ def masked_importance(
         so that the token is not attended to; or moved along the signal vectors of direction pairs.
         At a layer: coefficients are set to 0; to their mean; or direction pairs are suppressed.
     batch_size : int, default=16
-        Number of inputs in a batch.
+        Number of inputs in a batch at layers. For heads, that of their `VideoProbe` counts.
     random_state : int or None, default=0
         Seed of the sets. None draws a seed.
     verbose : int, default=0

@@ -201,6 +201,9 @@ class VideoConcepts:
     ) -> None:
         """Write an animated WebP of a video, dimmed where a concept is absent.
 
+        It moves in a browser even where motion is switched off in the system: `plot` draws strips
+        of frames.
+
         Parameters
         ----------
         concept : int

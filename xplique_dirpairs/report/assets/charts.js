@@ -141,8 +141,9 @@ function hasLabels() {
 function describeImage(n) {
   const image = report.images[n];
   const predicted = className(image.likeliest[0]);
-  if (!hasLabels()) return 'Image ' + image.name + ', predicted as ' + predicted;
-  return 'Image ' + image.name + ', of class ' + className(image.label) +
+  const what = (image.frames ? 'Video ' : 'Image ') + image.name;
+  if (!hasLabels()) return what + ', predicted as ' + predicted;
+  return what + ', of class ' + className(image.label) +
     (image.likeliest[0] === image.label ? ', predicted correctly' : ', predicted as ' + predicted);
 }
 

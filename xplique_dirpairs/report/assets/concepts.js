@@ -188,18 +188,27 @@ function labelOf(label) {
 function strongestPlaces(i) {
   const { crops: strip, cropImages } = report.concepts[i];
   if (!strip) return emptyNote('It is not detected in any of the images.');
+  const isVideo = Boolean(strip.frames);
   const missing = cropImages.filter((n) => n < 0).length;
   return [el('ol', { class: 'places' }, Array.from({ length: strip.count }, (_, k) => {
     const n = cropImages[k];
     const cut = crop(strip, k, 'Crop ' + (k + 1) + ' of ' + conceptName(i));
-    if (n < 0) return el('li', {}, cut, el('span', { class: 'caption' }, 'image not shown'));
+    const frames = isStill && strip.frames ? el('img', {
+      class: 'strip', alt: 'Frames of crop ' + (k + 1), loading: 'lazy', style: {
+        'aspect-ratio': strip.shape,
+        'object-position': '0 ' + (strip.count > 1 ? (100 * k) / (strip.count - 1) : 0) + '%',
+      }, src: pictureUrl(strip.frames) }) : null;
+    if (n < 0) return el('li', {}, cut, frames, el('span', { class: 'caption' }, 
+      (isVideo ? 'video' : 'image') + ' not shown'));
     const mapped = mappedPicture(n, describeImage(n) + '; bright where ' + conceptName(i) + ' is',
       true);
     mapped.show(i);
-    return el('li', {}, cut, el('a', { href: '#/image/' + n + '?concept=' + i }, mapped.box),
+    return el('li', {}, cut, frames, el('a', { href: '#/image/' + n + '?concept=' + i }, mapped.box),
       el('span', { class: 'caption' }, bdi(report.images[n].name)));
   })), missing ? el('p', { class: 'muted' }, 'This report shows ' + report.images.length + ' of ' +
-    report.imagesOfAll + ' images; ' + count(missing, 'crop is', 'crops are') + ' from others.')
+    report.imagesOfAll + (isVideo ? ' videos; ' : ' images; ') +
+    count(missing, 'crop is', 'crops are') + ' from others.') : null,
+  isVideo ? el('p', { class: 'muted' }, 'Maps are means over time: they stay while videos move.')
     : null];
 }
 

@@ -82,6 +82,7 @@ function imagePage(main, n, query) {
         '.']) : el('p', {}, 'Predicted as ', classLink(image.likeliest[0]), '.'),
     el('div', { class: 'columns' },
       el('section', { class: 'stage' }, el('h2', {}, 'Where the concepts are'), mapped.box,
+        image.frames ? el('p', { class: 'muted' }, 'Mean over time: the map stays while the video moves.') : null,
         mapChooser(n, mapped, asked === null ? null : Number(asked))),
       el('section', {}, el('h2', {}, 'What the network predicts'), likeliestOf(image),
         el('h2', {}, 'Which concepts contribute'), contributionsOf(image))),
@@ -94,16 +95,29 @@ function imagePage(main, n, query) {
 
 /** Returns frames of a video above what its strongest concepts contribute at their time. */
 function overTime(n, image) {
-  const frames = el('img', { class: 'frames' + (image.small ? ' small' : ''),
-    alt: 'Frames of ' + image.name, loading: 'lazy', src: pictureUrl(image.frames) });
+  const total = image.frameCount;
+  const shown = Array.from({ length: Math.min(8, total) }, (_, k) =>
+    1 + Math.floor(((k + 0.5) * total) / Math.min(8, total)));
+  const frames = [el('img', { class: 'frames' + (image.small ? ' small' : ''),
+    alt: 'Frames of ' + image.name, loading: 'lazy', src: pictureUrl(image.frames) }),
+  el('p', { class: 'muted' }, 'Frames ' + shown.join(', ') + ' of ' + total)];
   if (!image.overTime) return frames;
   const strongest = bySize(image.contributions).slice(0, 5);
+  const parts = image.overTime.length;
+  const frameAt = (k) => Math.floor((k * total) / parts);
+  const covered = (k) => {
+    const [first, last] = [frameAt(k) + 1, Math.max(frameAt(k) + 1, frameAt(k + 1))];
+    return first === last ? 'frame ' + first : 'frames ' + first + '\u2013' + last;
+  };
+  const most = largest(strongest.map((i) => largest(image.overTime.map((row) => row[i]))));
+  const digits = most > 0 ? Math.min(9, Math.max(2, 1 - Math.floor(Math.log10(most)))) : 2;
   return [frames, el('div', { class: 'wide' }, el('table', { class: 'time' },
-    el('caption', {}, 'Parts of the logit of ', bdi(className(image.likeliest[0])),
-      ', from the first part of the video to the last'),
+    el('caption', {}, 'Parts of the logit of ', bdi(className(image.likeliest[0]))),
+    el('thead', {}, el('tr', {}, el('th', { class: 'text' }, 'concept'),
+      image.overTime.map((_, k) => el('th', { scope: 'col' }, covered(k))))),
     el('tbody', {}, strongest.map((i) => el('tr', {},
       el('th', { scope: 'row', class: 'text' }, conceptLink(i)),
-      image.overTime.map((row) => el('td', {}, signed(row[i], 2))))))))];
+      image.overTime.map((row) => el('td', {}, signed(row[i], digits))))))))];
 }
 
 function likeliestOf(image) {
@@ -125,7 +139,8 @@ function mapChooser(n, mapped, asked) {
       buttons.forEach((button) => button.setAttribute('aria-pressed', 'false'));
       buttons.get(i).setAttribute('aria-pressed', String(on));
       mapped.show(on ? i : null);
-      replaceContent(said, on ? [bdi(conceptName(i)), ' is where the image has its colour: ' +
+      replaceContent(said, on ? [bdi(conceptName(i)), ' is where the ' +
+        (report.images[n].frames ? 'video' : 'image') + ' has its colour: ' +
         percent(shareOfCells(maps, i)) + ' of it.'] : 'Choose a concept to see where it is.');
     };
     for (const i of there) {
