@@ -153,9 +153,10 @@ def videos(tmp_path_factory):
     place = tmp_path_factory.mktemp("videos")
     keras.utils.set_random_seed(0)
     inputs = keras.Input((4, 20, 20, 3))
+    x = keras.layers.Rescaling(1.0, name="first")(inputs)
     x = keras.layers.Conv3D(
         8, (2, 5, 5), (2, 5, 5), name="features", activation="relu", bias_initializer="ones"
-    )(inputs)
+    )(x)
     x = keras.layers.GlobalAveragePooling3D()(x)
     keras.Model(inputs, keras.layers.Dense(2)(x)).save(place / "m.keras")
     rng = np.random.default_rng(0)
@@ -265,5 +266,5 @@ def test_a_model_of_videos_is_corrected(call, tmp_path, videos):
 
 
 def test_a_connectome_of_videos_is_refused_in_one_line(call):
-    status, _, err = call("connectome", "--below", "features")
+    status, _, err = call("connectome", "--below", "first")
     assert status == 1 and "this function takes no videos" in err.splitlines()[-1]
