@@ -75,11 +75,11 @@ def digits_layer(arguments):
     return split, *parts, labels, images, CLASS_NAMES
 
 
-def scenes_layer(arguments):
+def scenes_layer(arguments: argparse.Namespace) -> tuple:
     scenes = scene_layer(arguments)
     validation = scenes.validation
     return (
-        split_model(scenes.model, scenes.layer), scenes.x_training, scenes.x_validation,
+        split_model(scenes.model, scenes.name), scenes.x_training, scenes.x_validation,
         validation.labels, validation.images, validation.class_names,
     )  # fmt: skip
 
