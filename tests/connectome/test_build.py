@@ -424,7 +424,7 @@ def test_an_interruption_keeps_what_was_learned(planted, monkeypatch, place):
 
     monkeypatch.setattr("xplique_dirpairs.connectome.layers.learn_pairs", learn)
     with monkeypatch.context() as patch:
-        patch.setattr("xplique_dirpairs.connectome.build._edges", interrupted)
+        patch.setattr("xplique_dirpairs.connectome.build.responses_above", interrupted)
         with pytest.raises(KeyboardInterrupt, match=f"has the concepts of {LOWER}") as stopped:
             build_connectome(planted.model, {LOWER: 2, UPPER: 3}, planted.images, verbose=0)
     layers = stopped.value.layers

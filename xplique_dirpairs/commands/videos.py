@@ -32,8 +32,7 @@ ANIMATIONS = (".gif", ".webp")
 VIDEOS = (".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm")
 #: What is taken for a video, as text.
 KINDS = f"a folder of frames, or a file {', '.join((*ANIMATIONS, *VIDEOS))}"
-#: FFmpeg, in OpenCV, prints what is wrong with a broken file, unless this says quiet (−8). Why a
-#: file is left out is printed with the result.
+# FFmpeg is quiet (−8) about broken files: why a file is left out is printed with the result.
 os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
 T = TypeVar("T")
 _FRAMES = tuple(ending for ending in ENDINGS if ending not in ANIMATIONS)
