@@ -1,5 +1,8 @@
 """Tubelets, concepts of heads, their masks and removal, and concepts that networks share."""
 
+import copy
+import pickle
+
 import keras
 import numpy as np
 import pytest
@@ -186,6 +189,24 @@ def test_planted_clusters_of_tubelets_are_found_by_default():
 
 
 # ------------------------------------------------------------ rosetta
+
+
+# Keras [3.15] reads variables in a way that numpy deprecates when it saves a model.
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+@pytest.mark.parametrize(
+    "restored", [lambda o: pickle.loads(pickle.dumps(o)), copy.deepcopy], ids=["pickle", "copy"]
+)
+@pytest.mark.parametrize("kind", ["own", "keras"])
+def test_concepts_are_pickled_and_copied_with_their_probe(videos, kind, restored):
+    probe = VideoProbe(transformer(kind, frames=8), ["attention_1"], batch_size=5)
+    concepts = discover_video_concepts(probe, videos, extractor=lambda: KMeansFactorizer(2))
+    again = restored(concepts)
+    assert again.probe is not probe and again.probe.heads == probe.heads
+    assert again.probe.batch_size == 5 and again.probe.grid == probe.grid
+    other = clips(4, frames=8)
+    for head, masks in concepts.masks_in(other).items():
+        np.testing.assert_array_equal(again.masks_in(other)[head], masks)
+    np.testing.assert_allclose(again.probe.run(other), probe.run(other), rtol=1e-5, atol=1e-5)
 
 
 def random_masks(count, area, videos=20, seed=0):

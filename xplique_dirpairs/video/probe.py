@@ -131,6 +131,11 @@ class VideoProbe:
         )
         self._functions: dict[Any, Any] = {}
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Pickles and deep copies hold the network, of which a probe is made again.
+        options = {"grid": self.grid, "extra_tokens": self._extra, "batch_size": self.batch_size}
+        return _made_again, (self.model, self.layer_names, options)
+
     def __repr__(self) -> str:
         named = [f"; without {name}, which {why}" for name, why in self.skipped.items()]
         more = f"; and {len(named) - 3} more, in skipped" if len(named) > 3 else ""
@@ -440,6 +445,10 @@ class VideoProbe:
         inputs = check_inputs(videos)
         check_images_fit(inputs.shape[1:], self.model)
         return inputs
+
+
+def _made_again(model: keras.Model, layers: Sequence[str], options: dict[str, Any]) -> VideoProbe:
+    return VideoProbe(model, layers, **options)
 
 
 def _chosen_layers(
